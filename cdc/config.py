@@ -1,0 +1,251 @@
+"""The config file: TOML to frozen models. Every fault is a ConfigError with the file and the key's path.
+
+Order: `--config`, LEDGERTAIL_CONFIG, ./ledgertail.toml, /etc/ledgertail/ledgertail.toml.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import tomllib
+from collections.abc import Iterator
+from datetime import timedelta
+from pathlib import Path
+from typing import Annotated, Any, Literal, TypeVar
+from urllib.parse import SplitResult, urlsplit
+from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
+
+from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, PlainSerializer, ValidationError
+
+from cdc.errors import ConfigError
+
+SYSTEM_PATH = Path("/etc/ledgertail/ledgertail.toml")
+NAME = r"^[a-z][a-z0-9_]{0,30}$"
+_DURATION = re.compile(r"^(\d+)\s*(ms|s|m|h|d)$")
+_SIZE = re.compile(r"^(\d+)\s*(B|KB|MB|GB)$", re.IGNORECASE)
+_SECONDS = {"ms": 0.001, "s": 1, "m": 60, "h": 3600, "d": 86400}
+_BYTES = {"B": 1, "KB": 1 << 10, "MB": 1 << 20, "GB": 1 << 30}
+
+
+def _duration(value: object) -> object:
+    match = _DURATION.match(value) if isinstance(value, str) else None
+    if isinstance(value, str) and not match:
+        raise ValueError("a duration is a number and ms, s, m, h or d, such as '60s'")
+    return timedelta(seconds=int(match[1]) * _SECONDS[match[2]]) if match else value
+
+
+def _size(value: object) -> object:
+    match = _SIZE.match(value) if isinstance(value, str) else None
+    if isinstance(value, str) and not match:
+        raise ValueError("a size is a number and B, KB, MB or GB, such as '64MB'")
+    return int(match[1]) * _BYTES[match[2].upper()] if match else value
+
+
+def _zone(value: str) -> str:
+    try:
+        ZoneInfo(value)
+    except (ZoneInfoNotFoundError, ValueError):
+        raise ValueError("not a time zone of the IANA list, such as 'Asia/Shanghai'") from None
+    return value
+
+
+Duration = Annotated[timedelta, BeforeValidator(_duration), PlainSerializer(str)]
+Size = Annotated[int, BeforeValidator(_size)]
+Zone = Annotated[str, AfterValidator(_zone)]
+
+
+M = TypeVar("M", bound="Model")
+
+
+class Model(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid", strict=False)
+
+
+class StoreConfig(Model):
+    """`[store]`. `memory_limit` bounds DuckDB's buffers; reads go over `socket` while the daemon runs."""
+
+    url: str
+    memory_limit: Size = 512 << 20
+    socket: Path | None = None
+    socket_mode: str = Field("0600", pattern=r"^0[0-7]{3}$")
+    read_timeout: Duration = timedelta(minutes=10)
+
+
+class PublishConfig(Model):
+    """`[publish]`: the journal, append-only, in a DuckLake."""
+
+    url: str
+    every: Duration = timedelta(seconds=60)
+    keep: Duration = timedelta(days=7)
+
+
+class BookConfig(Model):
+    """`[books.<name>]`. `decimals`: what an amount of the base currency may have at most."""
+
+    base_currency: str = Field(pattern=r"^[A-Z]{3}$")
+    chart: str
+    decimals: int = Field(2, ge=0, le=6)
+    time_zone: Zone = "UTC"
+
+
+class SourceConfig(Model):
+    """`[sources.<name>]`. The password comes from `password_env` or `password_file`, never from the url.
+
+    `types` overrides how a column is mapped: `"orders.total" = "decimal(18,2)"` or `"text"`.
+    """
+
+    url: str
+    password_env: str | None = None
+    password_file: Path | None = None
+    tables: list[str] = Field(min_length=1)
+    types: dict[str, str] = Field(default_factory=dict)
+    slot: str | None = Field(None, pattern=r"^[a-z0-9_]{1,63}$")
+    publication: str | None = Field(None, min_length=1, max_length=63)
+    create: bool = True
+    batch_size_max: Size = 64 << 20
+    snapshot_workers: int = Field(2, ge=1, le=16)
+    snapshot_chunk: Size = 16 << 20
+    options: dict[str, str] = Field(default_factory=dict)
+
+    @property
+    def parts(self) -> SplitResult:
+        return urlsplit(self.url)
+
+    def password(self) -> str | None:
+        """The source's password, if one is named. Raises ConfigError where the place named does not hold one."""
+        if self.password_env is not None:
+            if self.password_env not in os.environ:
+                raise ConfigError("config.password_env", name=self.password_env)
+            return os.environ[self.password_env]
+        if self.password_file is not None:
+            try:
+                return self.password_file.read_text("utf-8").rstrip("\r\n")
+            except OSError as error:
+                raise ConfigError("config.password_file", path=self.password_file, detail=error.strerror) from error
+        return None
+
+
+class LineConfig(Model):
+    """A line of a rule: an account and a debit or a credit; the rest optional. All but a constant account are expressions."""
+
+    account: str | dict[Literal["expr"], str]
+    debit: str | None = None
+    credit: str | None = None
+    currency: str | None = None
+    orig_amount: str | None = None
+    rate: str | None = None
+    quantity: str | None = None
+    unit: str | None = None
+    dims: dict[str, str] = Field(default_factory=dict)
+
+
+class RuleConfig(Model):
+    """`[[rules]]`."""
+
+    name: str = Field(min_length=1, max_length=200)
+    book: str
+    table: str
+    when: str = "true"
+    date: str
+    voucher_key: str | None = None
+    voucher_type: str | None = None
+    summary: str | None = None
+    version: int = Field(1, ge=1)
+    lines: list[LineConfig] = Field(min_length=1)
+
+
+class Config(Model):
+    """The whole file. `path` is where it was read; relative paths in it start there."""
+
+    path: Path
+    store: StoreConfig
+    publish: PublishConfig | None = None
+    books: dict[Annotated[str, Field(pattern=NAME)], BookConfig] = Field(min_length=1)
+    sources: dict[Annotated[str, Field(pattern=NAME)], SourceConfig] = Field(min_length=1)
+    rules: list[RuleConfig] = Field(default_factory=list)
+
+    def beside(self, path: str | Path) -> Path:
+        """A path of the config, seen from the config file's folder."""
+        return self.path.parent / path
+
+
+def find(option: str | Path | None) -> Path:
+    """The config file's path. Raises ConfigError when there is none."""
+    named = option or os.environ.get("LEDGERTAIL_CONFIG")
+    candidates = [Path(named)] if named else [Path("ledgertail.toml"), SYSTEM_PATH]
+    for path in candidates:
+        if path.is_file():
+            return path.resolve()
+    raise ConfigError("config.missing", path=", ".join(str(path) for path in candidates))
+
+
+def load(option: str | Path | None = None) -> Config:
+    """Read and validate the config and the rule files it includes. Raises ConfigError."""
+    path = find(option)
+    data = _read(path)
+    rules = [(path, f"rules.{i}", rule) for i, rule in enumerate(_list(path, data.pop("rules", []), "rules"))]
+    for pattern in _list(path, data.pop("include", []), "include"):
+        files = sorted(path.parent.glob(str(pattern)))
+        if not files:
+            raise ConfigError("config.key", path=path, key="include", fault=f"no file matches '{pattern}'")
+        for file in files:
+            included = _read(file)
+            if extra := set(included) - {"rules"}:
+                raise ConfigError("config.key", path=file, key=sorted(extra)[0], fault="an included file holds only [[rules]]")
+            rules += [(file, f"rules.{i}", rule) for i, rule in enumerate(_list(file, included.get("rules", []), "rules"))]
+    checked = [_validate(RuleConfig, rule, file, key) for file, key, rule in rules]
+    config = _validate(Config, {**data, "path": path}, path, "").model_copy(update={"rules": checked})
+    for file_key, fault in _contradictions(config, [(file, key) for file, key, _ in rules]):
+        raise ConfigError("config.key", path=file_key[0], key=file_key[1], fault=fault)
+    return config
+
+
+def _read(path: Path) -> dict[str, Any]:
+    try:
+        return tomllib.loads(path.read_text("utf-8"))
+    except tomllib.TOMLDecodeError as error:
+        raise ConfigError("config.syntax", path=path, fault=error) from error
+    except (OSError, UnicodeDecodeError) as error:
+        raise ConfigError("config.unreadable", path=path, fault=error) from error
+
+
+def _list(path: Path, value: object, key: str) -> list[Any]:
+    if not isinstance(value, list):
+        raise ConfigError("config.key", path=path, key=key, fault="must be a list")
+    return value
+
+
+def _validate(model: type[M], data: Any, path: Path, prefix: str) -> M:
+    try:
+        return model.model_validate(data)
+    except ValidationError as error:
+        first = error.errors(include_url=False, include_input=False)[0]
+        key = ".".join(filter(None, [prefix, *(str(part) for part in first["loc"] if part != "[key]")]))
+        raise ConfigError("config.key", path=path, key=key or "(file)", fault=first["msg"]) from None
+
+
+def _contradictions(config: Config, places: list[tuple[Path, str]]) -> Iterator[tuple[tuple[Path, str], str]]:
+    """What no single key can tell: names that refer to nothing, or twice to the same."""
+    for name, source in config.sources.items():
+        place = (config.path, f"sources.{name}")
+        if source.parts.password:
+            yield (config.path, f"sources.{name}.url"), "holds a password; name it with password_env or password_file"
+        if not source.parts.scheme or not source.parts.path.strip("/"):
+            yield (config.path, f"sources.{name}.url"), "must be like 'postgres://user@host:5432/database'"
+        if source.password_env and source.password_file:
+            yield place, "has both password_env and password_file"
+        if len({table.casefold() for table in source.tables}) < len(source.tables):
+            yield (config.path, f"sources.{name}.tables"), "names a table twice (the store does not tell capitals apart)"
+    captured = {f"{name}.{table}" for name, source in config.sources.items() for table in source.tables}
+    seen: set[str] = set()
+    for rule, (path, key) in zip(config.rules, places, strict=True):
+        if rule.name in seen:
+            yield (path, f"{key}.name"), f"rule '{rule.name}' is there twice"
+        seen.add(rule.name)
+        if rule.book not in config.books:
+            yield (path, f"{key}.book"), f"rule '{rule.name}': there is no book '{rule.book}'"
+        if rule.table not in captured:
+            yield (path, f"{key}.table"), f"rule '{rule.name}': '{rule.table}' is not a captured table"
+        for i, line in enumerate(rule.lines):
+            if (line.debit is None) == (line.credit is None):
+                yield (path, f"{key}.lines.{i}"), f"rule '{rule.name}': a line has either a debit or a credit"

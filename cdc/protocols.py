@@ -1,0 +1,122 @@
+"""The contracts between the rooms. What holds on return, on retry and at shutdown stands in the docstrings."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from typing import Any, Protocol
+
+import pyarrow as pa
+
+from cdc.types import (
+    Account,
+    BatchLog,
+    Checkpoint,
+    Finding,
+    MicroBatch,
+    MirrorWrite,
+    Position,
+    Postings,
+    Promotion,
+    Resume,
+    SchemaVersion,
+    SnapshotProgress,
+    SourceLag,
+    TableSchema,
+)
+
+
+class Source(Protocol):
+    """One tailed database. Used by one reader thread, but for `acknowledge`, which any thread may call.
+
+    Raises SourceUnavailable for what may pass (the daemon closes, makes a new Source and opens it from the store's checkpoint) and
+    the other SourceErrors for what won't. Nothing is ever skipped to get past an error.
+    """
+
+    def open(self, resume: Resume) -> None:
+        """Connect and go on after `resume`: finish open snapshots first, then stream from the checkpoint's position."""
+
+    def read(self) -> MicroBatch | None:
+        """What there is now, at most the configured bytes; waits up to a second for anything, None if nothing came.
+
+        Batches follow each other in log order, each committed transaction whole and once. A batch that is never committed costs
+        nothing: after a new `open` it comes again.
+        """
+
+    def acknowledge(self, position: Position) -> None:
+        """All up to `position` is in the store: the server may forget it. Returns at once; sent with the next `keepalive` or `read`."""
+
+    def keepalive(self) -> None:
+        """Keep the connection alive while the reader thread waits for room in the queue; called every few seconds then."""
+
+    def close(self) -> None:
+        """Let go of every connection. Never raises; the slot or binlog position stays for the next `open`."""
+
+
+class Inspection(Protocol):
+    """Looks at a source without tailing it, over connections of its own: for `check`, `status` and the lag."""
+
+    def check(self) -> list[Finding]:
+        """Every prerequisite of the source; does not raise for what it can report."""
+
+    def lag(self, position: Position | None) -> SourceLag:
+        """How far the log has gone past `position`. Raises SourceUnavailable."""
+
+    def close(self) -> None:
+        """Let go of the connections. Never raises."""
+
+
+class SinkTransaction(Protocol):
+    """One open transaction of the store. Nothing of it is visible to readers before `commit` has returned."""
+
+    def live(self, schema: TableSchema, keys: pa.Table | None) -> pa.Table:
+        """The live entries (LIVE) of a table's rows whose LIVE_KEYS are given, or of all its rows; sees this transaction's own."""
+
+    def mirror(self, schema: TableSchema, keys: pa.Table | None, staged: bool = False) -> Iterator[pa.Table]:
+        """Rows of the mirror, or of the staged copy, whose key is in `keys`, or all; in tables of bounded size.
+
+        Columns: the schema's, and `#n` where the table has no key, and `#stamp` when staged. `keys` has the key columns (for a
+        table without key: all columns) and may hold a key twice. A mirror that was not yet made has no rows.
+        """
+
+    def apply(self, part: MirrorWrite | Promotion | Postings | BatchLog) -> None:
+        """Write a part of a batch. The BatchLog comes last and closes the batch: it takes the batch's sequence number and hash."""
+
+    def sql(self, statement: str, parameters: Sequence[object] = ()) -> list[tuple[Any, ...]]:
+        """Run SQL inside the transaction: how a CheckpointStore that lives in the store takes part in it."""
+
+    def commit(self) -> None:
+        """All of it becomes visible and durable at once. When it raises, whether it did is told by the checkpoint alone."""
+
+    def rollback(self) -> None:
+        """Drop it. Never raises; does nothing after `commit`."""
+
+
+class Sink(Protocol):
+    """A store. One writer: `begin` and its transactions belong to the apply thread."""
+
+    def prepare(self, accounts: Sequence[Account]) -> None:
+        """Make the store's own tables where they are missing, and bring the charts of accounts up to date. Idempotent."""
+
+    def prepare_table(self, transaction: SinkTransaction, schema: TableSchema) -> None:
+        """Make a table's mirror and staged copy fit `schema`, inside the transaction: new columns are added as NULL, dropped ones
+        dropped, types widened. Whether the old rows may be taken for that is the source's to know, which raises SchemaUnknown if not.
+        """
+
+    def begin(self) -> SinkTransaction:
+        """Open a transaction. Raises StoreError or StoreUnavailable."""
+
+    def close(self) -> None:
+        """Drop an open transaction and let go of the store. Never raises."""
+
+
+class CheckpointStore(Protocol):
+    """Where the checkpoints lie: the truth about progress."""
+
+    def load(self, transaction: SinkTransaction, source: str) -> Resume:
+        """What the store knows of a source now."""
+
+    def advance(self, transaction: SinkTransaction, old: Checkpoint | None, new: Checkpoint) -> None:
+        """Compare-and-set on the epoch, in the transaction. Raises CheckpointConflict when `old` is not what the store has."""
+
+    def record(self, transaction: SinkTransaction, source: str, fact: SnapshotProgress | SchemaVersion) -> None:
+        """Keep how far the snapshot of a table is, or its schema from a position on, in the transaction."""
