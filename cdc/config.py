@@ -1,13 +1,9 @@
-"""The config file: TOML to frozen models. Every fault is a ConfigError with the file and the key's path.
-
-Order: `--config`, LEDGERTAIL_CONFIG, ./ledgertail.toml, /etc/ledgertail/ledgertail.toml.
-"""
+"""The config file: TOML to frozen models. Every fault is a ConfigError with the file and the key's path."""
 
 from __future__ import annotations
 
 import os
 import re
-import tomllib
 from collections.abc import Iterator
 from datetime import timedelta
 from pathlib import Path
@@ -15,11 +11,11 @@ from typing import Annotated, Any, Literal, TypeVar
 from urllib.parse import SplitResult, urlsplit
 from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
 
-from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, PlainSerializer, ValidationError
+from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, PlainSerializer, PrivateAttr, ValidationError
 
 from cdc.errors import ConfigError
+from cdc.paths import find, read_toml
 
-SYSTEM_PATH = Path("/etc/ledgertail/ledgertail.toml")
 NAME = r"^[a-z][a-z0-9_]{0,30}$"
 _DURATION = re.compile(r"^(\d+)\s*(ms|s|m|h|d)$")
 _SIZE = re.compile(r"^(\d+)\s*(B|KB|MB|GB)$", re.IGNORECASE)
@@ -152,6 +148,12 @@ class RuleConfig(Model):
     summary: str | None = None
     version: int = Field(1, ge=1)
     lines: list[LineConfig] = Field(min_length=1)
+    _place: str = PrivateAttr("")
+
+    @property
+    def place(self) -> str:
+        """Where the rule stands: its file and key, `rules/sales.toml: rules.0`."""
+        return self._place
 
 
 class Config(Model):
@@ -169,44 +171,31 @@ class Config(Model):
         return self.path.parent / path
 
 
-def find(option: str | Path | None) -> Path:
-    """The config file's path. Raises ConfigError when there is none."""
-    named = option or os.environ.get("LEDGERTAIL_CONFIG")
-    candidates = [Path(named)] if named else [Path("ledgertail.toml"), SYSTEM_PATH]
-    for path in candidates:
-        if path.is_file():
-            return path.resolve()
-    raise ConfigError("config.missing", path=", ".join(str(path) for path in candidates))
-
-
 def load(option: str | Path | None = None) -> Config:
     """Read and validate the config and the rule files it includes. Raises ConfigError."""
     path = find(option)
-    data = _read(path)
+    data = read_toml(path)
     rules = [(path, f"rules.{i}", rule) for i, rule in enumerate(_list(path, data.pop("rules", []), "rules"))]
     for pattern in _list(path, data.pop("include", []), "include"):
         files = sorted(path.parent.glob(str(pattern)))
         if not files:
             raise ConfigError("config.key", path=path, key="include", fault=f"no file matches '{pattern}'")
         for file in files:
-            included = _read(file)
+            included = read_toml(file)
             if extra := set(included) - {"rules"}:
                 raise ConfigError("config.key", path=file, key=sorted(extra)[0], fault="an included file holds only [[rules]]")
             rules += [(file, f"rules.{i}", rule) for i, rule in enumerate(_list(file, included.get("rules", []), "rules"))]
-    checked = [_validate(RuleConfig, rule, file, key) for file, key, rule in rules]
+    checked = [_rule(file, key, rule) for file, key, rule in rules]
     config = _validate(Config, {**data, "path": path}, path, "").model_copy(update={"rules": checked})
     for file_key, fault in _contradictions(config, [(file, key) for file, key, _ in rules]):
         raise ConfigError("config.key", path=file_key[0], key=file_key[1], fault=fault)
     return config
 
 
-def _read(path: Path) -> dict[str, Any]:
-    try:
-        return tomllib.loads(path.read_text("utf-8"))
-    except tomllib.TOMLDecodeError as error:
-        raise ConfigError("config.syntax", path=path, fault=error) from error
-    except (OSError, UnicodeDecodeError) as error:
-        raise ConfigError("config.unreadable", path=path, fault=error) from error
+def _rule(path: Path, key: str, data: Any) -> RuleConfig:
+    rule = _validate(RuleConfig, data, path, key)
+    rule._place = f"{path.name}: {key}"
+    return rule
 
 
 def _list(path: Path, value: object, key: str) -> list[Any]:

@@ -61,6 +61,9 @@ class Inspection(Protocol):
     def lag(self, position: Position | None) -> SourceLag:
         """How far the log has gone past `position`. Raises SourceUnavailable."""
 
+    def reached(self, position: Position, target: Position) -> bool:
+        """Whether a position is at or past another of the same source. Asks nobody."""
+
     def close(self) -> None:
         """Let go of the connections. Never raises."""
 

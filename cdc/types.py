@@ -32,7 +32,7 @@ Position = str
 
 TRANSACTIONS = pa.schema(
     [
-        pa.field("position", pa.string(), nullable=False),  # end of the transaction's commit in the log
+        pa.field("position", pa.string(), nullable=False),  # of its commit, the same in every part of a large one; PostgreSQL: commit LSN
         pa.field("txn", pa.string()),  # xid or GTID; `snapshot:<number>` for a snapshot
         pa.field("committed_at", pa.timestamp("us", "UTC"), nullable=False),
     ]
@@ -211,7 +211,6 @@ LIVE = pa.schema(
         pa.field("book", pa.string()),
         pa.field("rule", pa.string()),
         pa.field("entry_id", pa.string()),
-        pa.field("content", pa.string()),  # hex MD5 of all that the entry posts: header and lines
         *HEADER_FIELDS,
         pa.field("lines", pa.list_(pa.struct(LINE_FIELDS))),
     ]
@@ -232,7 +231,6 @@ ENTRIES = pa.schema(
         pa.field("txn", pa.string()),
         pa.field("ordinal", pa.int64()),
         pa.field("committed_at", pa.timestamp("us", "UTC")),
-        pa.field("content", pa.string()),
     ]
 )
 LINES = pa.schema([pa.field("entry_id", pa.string()), pa.field("book", pa.string()), pa.field("period", pa.string()), *LINE_FIELDS])
@@ -260,13 +258,15 @@ class MirrorWrite:
 
     `deletes` has the key columns (for a table without key all columns) and is carried out before `upserts`, whose rows are all the
     columns; a key that is in both is replaced. Where the table has no key both have `#n`, the row's number among its equals.
-    `staged`: the snapshot number its rows are stamped with (0 for rows the stream changed); None for the mirror itself.
+    `staged`: the snapshot number its rows are stamped with (0 for rows the stream changed); None for the mirror itself. With `replace` all
+    rows that were there go first.
     """
 
     schema: TableSchema
     deletes: pa.Table
     upserts: pa.Table
     staged: int | None = None
+    replace: bool = False
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,0 +1,243 @@
+"""From changes to postings: what the rules want of each row, against the live entry that stands for it.
+
+Works on one table's changes at a time, set-based, in a DuckDB of its own in memory. Posting follows the difference: a change after
+which a rule wants what already stands posts nothing; one after which it wants something else reverses the stored lines and posts the new
+ones; a row that fails a check goes to quarantine and leaves its live entry as it is.
+
+The steps are temporary tables, each built from the ones before:
+
+    c        the changes, keyed (`#rid` log order, `#key`, `#hash`)
+    known    the rows of it that may already have entries, or that change more than once
+    live     the live entries of those
+    wanted   per change and rule: the entry's id, header and lines, or a fault; lines are null where the rule wants nothing
+    posted   per rule and row, the changes after which something else is wanted, each with what stood before it
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping, Sequence
+
+import duckdb
+import pyarrow as pa
+
+from cdc.accounting.rules import LEVELS, Book, CompiledRule, compile_rules, keyed, literal, quote
+from cdc.config import RuleConfig
+from cdc.types import ENDED, ENTRIES, LINES, LIVE, LIVE_KEYS, QUARANTINED, SETTLED, Postings, TableSchema
+
+LiveLookup = Callable[[TableSchema, pa.Table | None], pa.Table]
+
+_HEADER = "voucher_key, voucher_type, entry_date, period, summary, rule_version"
+_CHANGE = '"#rid", "#ordinal", "#op", "#hash", "#key", "#position", "#xid", "#committed_at"'
+_WANTED = (
+    'book VARCHAR, rule VARCHAR, rule_version INTEGER, "#rid" BIGINT, "#ordinal" BIGINT, "#op" VARCHAR, "#hash" UBIGINT, "#key" VARCHAR, '
+    '"#position" VARCHAR, "#xid" VARCHAR, "#committed_at" TIMESTAMPTZ, entry_id VARCHAR, voucher_key VARCHAR, voucher_type VARCHAR, '
+    "entry_date DATE, period VARCHAR, summary VARCHAR, fault VARCHAR, "
+    "lines STRUCT(line_no INTEGER, account VARCHAR, debit DECIMAL(38,6), credit DECIMAL(38,6), currency VARCHAR, "
+    "orig_amount DECIMAL(38,6), rate DECIMAL(38,12), quantity DECIMAL(38,6), unit VARCHAR, dims VARCHAR)[]"
+)
+_NEGATED = (
+    "list_transform(lines, lambda l: struct_pack(line_no := l.line_no, account := l.account, debit := -l.debit, credit := -l.credit, "
+    "currency := l.currency, orig_amount := -l.orig_amount, rate := l.rate, quantity := -l.quantity, unit := l.unit, dims := l.dims))"
+)
+
+
+class Accountant:
+    """Turns the changes of captured tables into postings by the rules of a config. Belongs to one thread."""
+
+    def __init__(self, rules: Iterable[RuleConfig], books: Mapping[str, Book]) -> None:
+        self._rules, self._books = tuple(rules), books
+        self._compiled: dict[TableSchema, tuple[CompiledRule, ...]] = {}
+        self._db = duckdb.connect(config={"enable_external_access": "false"})
+        self._db.execute(f"SET TimeZone = 'UTC'; CREATE TEMP TABLE wanted ({_WANTED})")
+
+    def compile(self, schema: TableSchema) -> tuple[CompiledRule, ...]:
+        """The rules of a table, compiled once per schema. Raises ConfigError where a rule does not fit it."""
+        if schema not in self._compiled:
+            self._compiled[schema] = compile_rules(self._db, schema, self._rules, self._books)
+        return self._compiled[schema]
+
+    def account(self, schema: TableSchema, changes: pa.Table, transactions: pa.Table, live: LiveLookup) -> Postings:
+        """Postings of changes (complete rows, no truncates; `#n` where the table has no key) of whole transactions.
+
+        `live` gives the live entries of the rows asked for. The result is a function of the arguments and the rules alone.
+        """
+        rules = self.compile(schema)
+        db = self._db
+        db.register("changes", changes)
+        db.register("txns", transactions)
+        try:
+            db.execute(f"CREATE OR REPLACE TEMP TABLE c AS {keyed(schema)}")
+            db.execute(
+                """CREATE OR REPLACE TEMP TABLE known AS SELECT "#hash", "#key", bool_or("#op" = 'd') AS deleted FROM c
+                GROUP BY ALL HAVING arg_min("#op", "#rid") <> 'c' OR count(*) > 1"""
+            )
+            self._stand(schema, rules, live)
+            self._want(rules)
+            return self._post(schema, rules)
+        finally:
+            db.unregister("changes")
+            db.unregister("txns")
+
+    def close(self) -> None:
+        """Let go of the memory."""
+        self._db.close()
+
+    def keys(self) -> pa.Table:
+        """The keys (LIVE_KEYS) of the changes accounted for last."""
+        return self._fetch('SELECT "#hash" AS row_hash, "#key" AS row_key FROM c', LIVE_KEYS)
+
+    def end_missing(self, schema: TableSchema, former: pa.Table, seen: Sequence[pa.Table], transactions: pa.Table) -> Postings:
+        """Reversals, by the one transaction given, of the former live entries (LIVE) whose rows are not among the keys seen."""
+        db = self._db
+        present = pa.concat_tables(seen) if seen else LIVE_KEYS.empty_table()
+        for name, table in (("former", former), ("present", present), ("txns", transactions)):
+            db.register(name, table)
+        try:
+            db.execute("CREATE OR REPLACE TEMP TABLE live AS SELECT * FROM former ANTI JOIN present USING (row_hash, row_key)")
+            db.execute(
+                """CREATE OR REPLACE TEMP TABLE known AS
+                SELECT row_hash AS "#hash", row_key AS "#key", true AS deleted FROM live GROUP BY ALL"""
+            )
+            db.execute("DELETE FROM wanted")
+            db.execute(
+                """INSERT INTO wanted BY NAME SELECT book, rule, rule_version, 0 AS "#rid", 0 AS "#ordinal", 'd' AS "#op",
+                row_hash AS "#hash", row_key AS "#key", position AS "#position", txn AS "#xid", committed_at AS "#committed_at"
+                FROM live, txns"""
+            )
+            return self._post(schema, ())
+        finally:
+            for name in ("former", "present", "txns"):
+                db.unregister(name)
+
+    def _stand(self, schema: TableSchema, rules: tuple[CompiledRule, ...], live: LiveLookup) -> None:
+        """`live`: what stands for the rows the table may already have entries for."""
+        asked = 'SELECT "#hash" AS row_hash, "#key" AS row_key FROM known' + ("" if rules else " WHERE deleted")
+        keys = self._db.execute(asked).to_arrow_table().cast(LIVE_KEYS)
+        entries = live(schema, keys) if keys.num_rows else LIVE.empty_table()
+        self._db.register("live_entries", entries)
+        self._db.execute("CREATE OR REPLACE TEMP TABLE live AS SELECT * FROM live_entries")
+        self._db.unregister("live_entries")
+
+    def _want(self, rules: tuple[CompiledRule, ...]) -> None:
+        """`wanted`: what each rule wants after each change; nothing after a delete, also for rules the config no longer has."""
+        db = self._db
+        db.execute("DELETE FROM wanted")
+        for rule in rules:
+            try:
+                db.execute(f"INSERT INTO wanted BY NAME {rule.wanted}")
+            except duckdb.Error as error:
+                self._want_what_can_be(rule, error)
+            db.execute(
+                f"""INSERT INTO wanted BY NAME SELECT {_of(rule)}, {_CHANGE} FROM c SEMI JOIN known USING ("#hash", "#key")
+                WHERE "#rid" NOT IN (SELECT "#rid" FROM wanted WHERE rule = {literal(rule.name)})"""
+            )
+        names = ", ".join(literal(rule.name) for rule in rules) or "NULL"
+        db.execute(
+            f"""INSERT INTO wanted BY NAME SELECT book, rule, rule_version, {_CHANGE}
+            FROM c JOIN live ON "#hash" = row_hash AND "#key" = row_key WHERE "#op" = 'd' AND coalesce(rule NOT IN ({names}), true)"""
+        )
+
+    def _want_what_can_be(self, rule: CompiledRule, error: duckdb.Error) -> None:
+        """An expression failed on some row: those rows become faults, the others go on. Raises the error if it is no row's."""
+        db = self._db
+        db.execute(f"""CREATE OR REPLACE TEMP TABLE bad AS SELECT "#rid" FROM c WHERE "#op" <> 'd' AND {rule.fails}""")
+        if not db.execute("SELECT count(*) FROM bad").fetchall()[0][0]:
+            raise error
+        fault = literal("quarantine.expression|" + str(error).split("\n")[0])
+        db.execute("ALTER TABLE c RENAME TO every_change")
+        try:
+            db.execute('CREATE TEMP TABLE c AS SELECT * FROM every_change ANTI JOIN bad USING ("#rid")')
+            db.execute(f"INSERT INTO wanted BY NAME {rule.wanted}")
+        finally:
+            db.execute("DROP TABLE IF EXISTS c")
+            db.execute("ALTER TABLE every_change RENAME TO c")
+        db.execute(f"""INSERT INTO wanted BY NAME SELECT {_of(rule)}, {_CHANGE}, {fault} AS fault FROM c SEMI JOIN bad USING ("#rid")""")
+
+    def _post(self, schema: TableSchema, rules: tuple[CompiledRule, ...]) -> Postings:
+        db, table, source = self._db, literal(schema.name), literal(schema.source)
+        db.execute(_STEPS)
+        db.execute(_ENTRIES)
+        entries = self._fetch(
+            f"""SELECT entry_id, book, rule, kind, reverses, {_HEADER}, {source} AS source, {table} AS source_table, "#key" AS row_key,
+            "#op" AS op, "#position" AS position, "#xid" AS txn, "#ordinal" AS ordinal, "#committed_at" AS committed_at FROM entries""",
+            ENTRIES,
+        )
+        lines = self._fetch("SELECT entry_id, book, period, unnest(lines, recursive := true) FROM entries", LINES)
+        ended = self._fetch('SELECT "#hash" AS row_hash, live_id AS entry_id FROM steps WHERE step = 1 AND live_id IS NOT NULL', ENDED)
+        begun = self._fetch(
+            f"""SELECT "#hash" AS row_hash, {table} AS source_table, "#key" AS row_key, book, rule, entry_id, {_HEADER}, lines
+            FROM posted WHERE stays AND lines IS NOT NULL""",
+            LIVE,
+        )
+        return Postings(entries, lines, ended, begun, self._quarantine(schema), self._settle(schema, rules))
+
+    def _quarantine(self, schema: TableSchema) -> pa.Table:
+        if not self._db.execute("SELECT count(*) FROM wanted WHERE fault IS NOT NULL").fetchall()[0][0]:
+            return QUARANTINED.empty_table()
+        table, source = literal(schema.name), literal(schema.source)
+        payload = ", ".join(f"{literal(column.name)}, CAST(c.{quote(column.name)} AS VARCHAR)" for column in schema.columns)
+        levels = " ".join(f"WHEN {literal(reason)} THEN {level}" for reason, level in LEVELS.items())
+        return self._fetch(
+            f"""SELECT CAST(md5(concat_ws('|', 'quarantine', w.book, w.rule, {table}, w."#key", w."#position", w."#xid", w."#ordinal"))
+            AS UUID)::VARCHAR AS id, {source} AS source, {table} AS source_table, w."#key" AS row_key, w."#position" AS position,
+            CASE split_part(fault, '|', 1) {levels} END AS level, split_part(fault, '|', 1) AS reason,
+            substr(fault, instr(fault, '|') + 1) AS detail, CAST(json_object({payload}) AS VARCHAR) AS payload, w.book, w.rule
+            FROM wanted w JOIN c USING ("#rid") WHERE fault IS NOT NULL ORDER BY w."#rid", w.rule""",
+            QUARANTINED,
+        )
+
+    def _settle(self, schema: TableSchema, rules: tuple[CompiledRule, ...]) -> pa.Table:
+        """Rows and rules that are sound after the batch, of rows there may be open quarantine items of."""
+        if not rules:
+            return SETTLED.empty_table()
+        pairs = ", ".join(f"({literal(rule.book)}, {literal(rule.name)})" for rule in rules)
+        return self._fetch(
+            f"""SELECT {literal(schema.name)} AS source_table, "#key" AS row_key, book, rule
+            FROM known CROSS JOIN (VALUES {pairs}) r (book, rule) ANTI JOIN (
+                SELECT "#key", rule FROM wanted GROUP BY ALL HAVING arg_max(fault IS NOT NULL, "#rid")) USING ("#key", rule)""",
+            SETTLED,
+        )
+
+    def _fetch(self, sql: str, schema: pa.Schema) -> pa.Table:
+        return self._db.execute(sql).to_arrow_table().cast(schema)
+
+
+def _of(rule: CompiledRule) -> str:
+    return f"{literal(rule.book)} AS book, {literal(rule.name)} AS rule, {rule.version} AS rule_version"
+
+
+# Of known rows: the changes after which a rule wants something else than what stood before, live or from earlier in the batch.
+# Rows seen once and for the first time need no look back: they are posted as they are.
+_WANT = "CASE WHEN w.lines IS NOT NULL THEN (w.voucher_key, w.voucher_type, w.entry_date, w.summary, w.lines) END"
+_STEPS = f"""CREATE OR REPLACE TEMP TABLE steps AS
+WITH good AS (
+    SELECT w.*, {_WANT} AS want, lag({_WANT}) OVER k AS before, row_number() OVER k AS nth, l.entry_id AS live_id,
+        CASE WHEN l.entry_id IS NOT NULL THEN (l.voucher_key, l.voucher_type, l.entry_date, l.summary, l.lines) END AS stood
+    FROM wanted w SEMI JOIN known USING ("#hash", "#key")
+    LEFT JOIN live l ON l.row_hash = w."#hash" AND l.row_key = w."#key" AND l.book = w.book AND l.rule = w.rule
+    WHERE w.fault IS NULL
+    WINDOW k AS (PARTITION BY w.rule, w."#hash", w."#key" ORDER BY w."#rid")
+)
+SELECT * EXCLUDE (want, before, nth, stood), row_number() OVER k AS step, lag("#rid") OVER k AS before_rid,
+    lead("#rid") OVER k IS NULL AS stays
+FROM good WHERE want IS DISTINCT FROM CASE WHEN nth = 1 THEN stood ELSE before END
+WINDOW k AS (PARTITION BY rule, "#hash", "#key" ORDER BY "#rid");
+CREATE OR REPLACE TEMP VIEW posted AS
+SELECT *, NULL AS live_id, 1 AS step, NULL AS before_rid, true AS stays
+FROM wanted ANTI JOIN known USING ("#hash", "#key") WHERE fault IS NULL
+UNION ALL BY NAME SELECT * FROM steps"""
+
+# Each step's entries: the reversal of what stood before it, and the posting of what is wanted.
+_ENTRIES = f"""CREATE OR REPLACE TEMP VIEW entries AS
+WITH reversed AS (
+    SELECT s.* EXCLUDE (entry_id, {_HEADER}, lines), l.entry_id, {", ".join(f"l.{name}" for name in _HEADER.split(", "))}, l.lines
+    FROM steps s JOIN live l ON l.entry_id = s.live_id WHERE s.step = 1
+    UNION ALL BY NAME
+    SELECT s.* EXCLUDE (entry_id, {_HEADER}, lines), b.entry_id, {", ".join(f"b.{name}" for name in _HEADER.split(", "))}, b.lines
+    FROM steps s JOIN steps b ON b."#rid" = s.before_rid AND b.rule = s.rule AND b."#hash" = s."#hash" AND b."#key" = s."#key"
+    WHERE b.lines IS NOT NULL
+)
+SELECT 'reverse' AS kind, CAST(md5('reverse|' || entry_id) AS UUID)::VARCHAR AS entry_id, entry_id AS reverses, {_HEADER}, book, rule,
+    {_CHANGE}, {_NEGATED} AS lines FROM reversed
+UNION ALL
+SELECT 'post', entry_id, NULL, {_HEADER}, book, rule, {_CHANGE}, lines FROM posted WHERE lines IS NOT NULL"""

@@ -1,0 +1,158 @@
+"""Rule expressions: scalar DuckDB SQL over one row, checked before anything runs.
+
+DuckDB itself parses an expression into its syntax tree (`json_serialize_sql`); what is not a scalar function of the row is refused:
+subqueries, windows, aggregates, table functions, parameters, functions that read files or settings, or whose answer changes
+from call to call. An amount may not pass through a binary float anywhere.
+"""
+
+from __future__ import annotations
+
+import difflib
+import json
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from functools import cache
+from typing import Any
+
+import duckdb
+
+_ALLOWED = {"CONSTANT", "COLUMN_REF", "FUNCTION", "OPERATOR", "COMPARISON", "CONJUNCTION", "CASE", "CAST", "BETWEEN", "COLLATE"}
+_REFUSED_WORDS = {
+    "SUBQUERY": "a subquery",
+    "WINDOW": "a window function",
+    "STAR": "'*'",
+    "PARAMETER": "a parameter",
+    "LAMBDA": "'->' (write json_extract_string(column, '$.key'))",
+}
+_MACROS = {"nullif", "split_part", "date_add", "md5_number_lower", "md5_number_upper"}
+_IMPURE = ("current_", "getvariable", "getenv", "pg_", "parse_", "age", "in_search_path", "txid_", "query", "stats", "alias")
+_FLOATS = {"FLOAT", "DOUBLE"}
+
+
+class BadExpression(ValueError):
+    """What is wrong with an expression, in words for the message about its rule."""
+
+
+@dataclass(frozen=True, slots=True)
+class Expression:
+    """A checked expression: its canonical SQL and the columns it reads."""
+
+    sql: str
+    columns: frozenset[str]
+
+
+def parse(connection: duckdb.DuckDBPyConnection, text: str) -> Expression:
+    """Check that a text is one scalar expression. Raises BadExpression."""
+    node = _tree(connection, text)
+    columns: set[str] = set()
+    for part in _parts(node):
+        _check(part, text)
+        if part["class"] == "COLUMN_REF":
+            columns.add(_column(part))
+    return Expression(_render(connection, [node])[0], frozenset(columns))
+
+
+def check_columns(expression: Expression, known: Sequence[str]) -> None:
+    """Raises BadExpression for a column that is not among `known`."""
+    names = {name.casefold() for name in known}
+    for column in sorted(expression.columns):
+        if column.casefold() not in names:
+            near = difflib.get_close_matches(column, known, 1)
+            raise BadExpression(f"there is no column '{column}'" + (f"; did you mean '{near[0]}'?" if near else ""))
+
+
+def type_of(connection: duckdb.DuckDBPyConnection, expression: Expression, relation: str) -> str:
+    """The DuckDB type an expression has over a relation. Raises BadExpression when DuckDB refuses it."""
+    return _types(connection, [expression.sql], relation)[0]
+
+
+def check_exact(connection: duckdb.DuckDBPyConnection, expression: Expression, relation: str) -> None:
+    """Raises BadExpression when any part of an amount's expression is a binary float."""
+    parts = [part for part in _parts(_tree(connection, expression.sql)) if part["class"] != "CONSTANT"]
+    rendered = _render(connection, parts)
+    for sql, kind in zip(rendered, _types(connection, rendered, relation), strict=True):
+        if kind in _FLOATS:
+            raise BadExpression(
+                f"'{sql}' is a binary float ({kind}), and an amount must stay exact: multiply instead of dividing with '/', "
+                "or cast a float column to DECIMAL at the source"
+            )
+
+
+def _tree(connection: duckdb.DuckDBPyConnection, text: str) -> dict[str, Any]:
+    answer = connection.execute("SELECT json_serialize_sql($1)", [f"SELECT {text}\n"]).fetchone()
+    parsed = json.loads(answer[0]) if answer else {}
+    if parsed.get("error", True):
+        raise BadExpression(f"syntax error in '{text}': {parsed.get('error_message', 'not an expression')}")
+    if len(parsed["statements"]) != 1:
+        raise BadExpression(f"'{text}' is more than one expression")
+    node: dict[str, Any] = parsed["statements"][0]["node"]
+    clauses = ("where_clause", "having", "sample", "qualify", "group_expressions", "modifiers")
+    plain = node["type"] == "SELECT_NODE" and node["from_table"]["type"] == "EMPTY" and not any(node[clause] for clause in clauses)
+    if not plain or len(node["select_list"]) != 1 or node["select_list"][0]["alias"]:
+        raise BadExpression(f"'{text}' is not one scalar expression")
+    tree: dict[str, Any] = node["select_list"][0]
+    return tree
+
+
+def _parts(node: Any) -> Iterator[dict[str, Any]]:
+    """All expression nodes of a tree, the outermost first."""
+    if isinstance(node, dict):
+        if "class" in node:
+            yield node
+            if node["class"] == "SUBQUERY":
+                return
+        node = list(node.values())
+    if isinstance(node, list):
+        for child in node:
+            yield from _parts(child)
+
+
+def _check(part: dict[str, Any], text: str) -> None:
+    if part["class"] not in _ALLOWED:
+        raise BadExpression(
+            f"'{text}' holds {_REFUSED_WORDS.get(part['class'], part['class'].lower())}; a rule is a scalar expression over its row"
+        )
+    if part["class"] == "FUNCTION":
+        name = part["function_name"].lower()
+        if part["filter"] or part["distinct"] or part["order_bys"]["orders"]:
+            raise BadExpression(f"'{text}' holds an aggregate; a rule is a scalar expression over its row")
+        if name.startswith(_IMPURE) or name not in _functions():
+            raise BadExpression(f"'{name}' is not a function a rule may call: only scalar functions of the row that always answer alike")
+
+
+def _column(part: dict[str, Any]) -> str:
+    if len(part["column_names"]) != 1:
+        raise BadExpression(f"'{'.'.join(part['column_names'])}': name a column of the row alone, without its table")
+    return str(part["column_names"][0])
+
+
+@cache
+def _functions() -> frozenset[str]:
+    with duckdb.connect() as connection:
+        rows = connection.execute(
+            "SELECT lower(function_name) FROM duckdb_functions() GROUP BY 1"
+            " HAVING bool_and(function_type = 'scalar' AND stability IS NOT DISTINCT FROM 'CONSISTENT')"
+        ).fetchall()
+    return frozenset(name for (name,) in rows) | _MACROS
+
+
+def _render(connection: duckdb.DuckDBPyConnection, nodes: Sequence[dict[str, Any]]) -> list[str]:
+    """Each node as SQL text of its own, written by DuckDB."""
+    template = json.loads(connection.execute("SELECT json_serialize_sql('SELECT 1')").fetchall()[0][0])
+    rendered = []
+    for node in nodes:
+        template["statements"][0]["node"]["select_list"] = [node]
+        answer = connection.execute("SELECT json_deserialize_sql($1::JSON)", [json.dumps(template)]).fetchall()
+        rendered.append(str(answer[0][0]).removeprefix("SELECT "))
+    return rendered
+
+
+def _types(connection: duckdb.DuckDBPyConnection, expressions: Sequence[str], relation: str) -> list[str]:
+    if not expressions:
+        return []
+    columns = ", ".join(f"{sql} AS e{i}" for i, sql in enumerate(expressions))
+    try:
+        rows = connection.execute(f"DESCRIBE SELECT {columns} FROM {relation}").fetchall()
+    except duckdb.Error as error:
+        raise BadExpression(str(error).split("\n")[0]) from error
+    return [str(row[1]) for row in rows]

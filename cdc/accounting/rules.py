@@ -1,0 +1,266 @@
+"""Rules compiled: all rules of a table become SQL over its changes, checked against the table's real schema.
+
+A rule's statement reads the relation `c`, the keyed changes of one table (see `keyed`), and gives one row per change the rule applies to,
+with the entry it wants (header, lines, id) or the fault that sends the row to quarantine.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from typing import NoReturn
+
+import duckdb
+
+from cdc.accounting.expressions import BadExpression, Expression, check_columns, check_exact, parse, type_of
+from cdc.config import BookConfig, LineConfig, RuleConfig
+from cdc.errors import ConfigError, SchemaUnknown
+from cdc.types import NUMBER, TableSchema
+
+RESERVED = {"#op", "#txn", "#ordinal", "#rid", "#key", "#hash", "#n", "#stamp", "#absent", "#position", "#xid", "#committed_at"}
+_INTEGERS = {"TINYINT", "SMALLINT", "INTEGER", "BIGINT", "HUGEINT", "UTINYINT", "USMALLINT", "UINTEGER", "UBIGINT", "UHUGEINT"}
+_JSON_NUMBERS = _INTEGERS | {"BOOLEAN"}
+AMOUNT_SCALE, RATE_SCALE = 6, 12
+
+# Faults a row can have, by quarantine level: 2 the rule gives no usable value, 3 the entry is not sound, 4 the book does not take it.
+LEVELS = {
+    "quarantine.expression": 2,
+    "quarantine.no_date": 2,
+    "quarantine.no_amount": 2,
+    "quarantine.no_account": 2,
+    "quarantine.decimals": 3,
+    "quarantine.unbalanced": 3,
+    "quarantine.account": 4,
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Book:
+    """A book with the codes of its chart."""
+
+    name: str
+    config: BookConfig
+    accounts: frozenset[str]
+
+
+@dataclass(frozen=True, slots=True)
+class CompiledRule:
+    """A rule as SQL over `c`: `wanted` gives a row per change it applies to; `fails` is true on rows where an expression fails."""
+
+    name: str
+    book: str
+    version: int
+    wanted: str
+    fails: str
+
+
+def quote(name: str) -> str:
+    """A name as an SQL identifier."""
+    return '"' + name.replace('"', '""') + '"'
+
+
+def literal(value: str) -> str:
+    """A text as an SQL literal."""
+    return "'" + value.replace("'", "''") + "'"
+
+
+def keyed(schema: TableSchema) -> str:
+    """SQL over `changes` and `txns` for the relation `c`: the changes with `#rid` (log order), `#key` (row_key), `#hash` (row_hash) and
+    their transaction's `#position`, `#xid` and `#committed_at`."""
+    return f"""SELECT k.*, t.position AS "#position", t.txn AS "#xid", t.committed_at AS "#committed_at",
+        md5_number_lower(concat({literal(schema.name)}, chr(0), "#key")) AS "#hash"
+        FROM (SELECT *, row_number() OVER () AS "#rid", {row_key(schema)} AS "#key" FROM changes) k
+        JOIN (SELECT *, row_number() OVER () - 1 AS i FROM txns) t ON t.i = k."#txn" """
+
+
+def row_key(schema: TableSchema) -> str:
+    """SQL for a row's key as a JSON object, `{"id": 17}`: of the key columns, or of all columns and the row's number."""
+    kinds = {column.name: column.store_type for column in schema.columns}
+    parts = [f"{literal(_json_name(name))} || {_json_value(quote(name), kinds[name])}" for name in schema.key or kinds]
+    if not schema.key:
+        parts.append(f"""'"#": ' || {quote(NUMBER)}""")
+    return "'{' || " + " || ', ' || ".join(parts) + " || '}'"
+
+
+def _json_name(name: str) -> str:
+    escaped = name.replace("\\", "\\\\").replace('"', '\\"')
+    return f'"{escaped}": '
+
+
+def _json_value(column: str, store_type: str) -> str:
+    if store_type in _JSON_NUMBERS or store_type.startswith("DECIMAL"):
+        return f"coalesce(CAST({column} AS VARCHAR), 'null')"
+    return f"coalesce(CAST(to_json(CAST({column} AS VARCHAR)) AS VARCHAR), 'null')"
+
+
+def check_names(schema: TableSchema) -> None:
+    """Raises SchemaUnknown for column names the store can't keep apart, or that are Ledgertail's own."""
+    seen: set[str] = set()
+    for column in schema.columns:
+        folded = column.name.casefold()
+        if folded in seen or folded in RESERVED or folded.startswith("#old:"):
+            raise SchemaUnknown("rules.column_name", table=schema.name, column=column.name)
+        seen.add(folded)
+
+
+def compile_rules(
+    connection: duckdb.DuckDBPyConnection, schema: TableSchema, rules: Iterable[RuleConfig], books: Mapping[str, Book]
+) -> tuple[CompiledRule, ...]:
+    """The rules of a table, checked against its schema. Raises ConfigError with the rule's name, its place and the fault."""
+    check_names(schema)
+    columns = ", ".join(f"CAST(NULL AS {column.store_type}) AS {quote(column.name)}" for column in schema.columns)
+    connection.execute(f"CREATE OR REPLACE TEMP VIEW rule_row AS SELECT {columns}")
+    return tuple(_Compiler(connection, rule, schema, books[rule.book]).compile() for rule in rules if rule.table == schema.name)
+
+
+class _Compiler:
+    """Compiles one rule; keeps what every fault message names."""
+
+    def __init__(self, connection: duckdb.DuckDBPyConnection, rule: RuleConfig, schema: TableSchema, book: Book) -> None:
+        self.connection, self.rule, self.schema, self.book = connection, rule, schema, book
+
+    def compile(self) -> CompiledRule:
+        rule = self.rule
+        applies = f"coalesce({self.expression('when', rule.when, 'BOOLEAN').sql}, false)"
+        inputs = {"#date": self.date()}
+        for name, text in (("voucher_key", rule.voucher_key), ("voucher_type", rule.voucher_type), ("summary", rule.summary)):
+            inputs[f"#{name}"] = self.text(name, text)
+        for i, line in enumerate(rule.lines):
+            inputs |= self.line_inputs(i, line)
+        values = ", ".join(f"{sql} AS {quote(name)}" for name, sql in inputs.items())
+        packed = ", ".join(f"{quote(name)} := {sql}" for name, sql in inputs.items())
+        row = '"#rid", "#ordinal", "#op", "#hash", "#key", "#position", "#xid", "#committed_at"'
+        where = f"""FROM c WHERE "#op" <> 'd' AND {applies}"""
+        header = """"#voucher_key" AS voucher_key, "#voucher_type" AS voucher_type, "#date" AS entry_date,
+            CASE WHEN isfinite("#date") THEN strftime("#date", '%Y-%m') END AS period, "#summary" AS summary"""
+        lines = ", ".join(self.line_struct(i, line) for i, line in enumerate(rule.lines))
+        entry_id = f"""concat_ws('|', 'post', {literal(rule.book)}, {literal(rule.name)}, {literal(self.schema.name)},
+            "#key", "#position", "#xid", "#ordinal")"""
+        shaped = f"""SELECT {row}, {header}, {self.fault()} AS fault,
+            list_filter([{lines}], lambda l: coalesce(l.debit, l.credit) <> 0) AS lines
+            FROM (SELECT {row}, {values} {where})"""
+        return CompiledRule(
+            rule.name,
+            rule.book,
+            rule.version,
+            wanted=f"""SELECT {literal(rule.book)} AS book, {literal(rule.name)} AS rule, {rule.version} AS rule_version, *,
+            CAST(md5({entry_id}) AS UUID)::VARCHAR AS entry_id FROM ({shaped}) WHERE fault IS NOT NULL OR len(lines) > 0""",
+            fails=f"(TRY({applies}) IS NULL OR (TRY({applies}) AND TRY(struct_pack({packed})) IS NULL))",
+        )
+
+    def refuse(self, key: str, fault: object) -> NoReturn:
+        raise ConfigError("rules.bad", rule=self.rule.name, place=self.rule.place, key=key, fault=fault) from None
+
+    def expression(self, key: str, text: str, *kinds: str) -> Expression:
+        """A checked expression of one of the given types, or of any type."""
+        try:
+            parsed = parse(self.connection, text)
+            check_columns(parsed, [column.name for column in self.schema.columns])
+            kind = type_of(self.connection, parsed, "rule_row")
+        except BadExpression as error:
+            self.refuse(key, error)
+        if kinds and kind not in kinds and kind != '"NULL"':
+            self.refuse(key, f"'{text}' is a {kind}, but must be a {' or a '.join(kinds)}")
+        return parsed
+
+    def text(self, key: str, text: str | None) -> str:
+        return "CAST(NULL AS VARCHAR)" if text is None else f"CAST({self.expression(key, text).sql} AS VARCHAR)"
+
+    def date(self) -> str:
+        date = self.expression("date", self.rule.date, "DATE", "TIMESTAMP", "TIMESTAMP WITH TIME ZONE")
+        if type_of(self.connection, date, "rule_row") == "TIMESTAMP WITH TIME ZONE":
+            return f"CAST(timezone({literal(self.book.config.time_zone)}, {date.sql}) AS DATE)"
+        return f"CAST({date.sql} AS DATE)"
+
+    def amount(self, key: str, text: str) -> str:
+        """An expression that is exact from end to end."""
+        amount = self.expression(key, text)
+        try:
+            check_exact(self.connection, amount, "rule_row")
+            kind = type_of(self.connection, amount, "rule_row")
+        except BadExpression as error:
+            self.refuse(key, error)
+        if not kind.startswith("DECIMAL") and kind not in _INTEGERS:
+            self.refuse(key, f"'{text}' is a {kind}; an amount must be a DECIMAL or a whole number")
+        return amount.sql
+
+    def line_inputs(self, i: int, line: LineConfig) -> dict[str, str]:
+        """What a line needs of the row, by the names `fault` and `line_struct` use."""
+        at = f"lines.{i}"
+        inputs = {
+            f"#account{i}": self.account(at, line),
+            f"#amount{i}": self.amount(f"{at}.{'debit' if line.debit else 'credit'}", line.debit or line.credit or ""),
+        }
+        for name in ("orig_amount", "rate", "quantity"):
+            if text := getattr(line, name):
+                inputs[f"#{name}{i}"] = self.amount(f"{at}.{name}", text)
+        for name in ("currency", "unit"):
+            if text := getattr(line, name):
+                inputs[f"#{name}{i}"] = self.text(f"{at}.{name}", text)
+        for name, text in line.dims.items():
+            inputs[f"#dim{i}:{name}"] = self.text(f"{at}.dims.{name}", text)
+        return inputs
+
+    def account(self, at: str, line: LineConfig) -> str:
+        if isinstance(line.account, dict):
+            return self.text(f"{at}.account", line.account["expr"])
+        if line.account not in self.book.accounts:
+            chart = self.book.config.chart
+            self.refuse(f"{at}.account", f"account '{line.account}' is not in the chart '{chart}' of book '{self.book.name}'")
+        return literal(line.account)
+
+    def line_struct(self, i: int, line: LineConfig) -> str:
+        amount = f"CAST({quote(f'#amount{i}')} AS DECIMAL(38,{AMOUNT_SCALE}))"
+        none = f"CAST(NULL AS DECIMAL(38,{AMOUNT_SCALE}))"
+        base = literal(self.book.config.base_currency)
+
+        def given(name: str, kind: str, default: str) -> str:
+            return f"CAST({quote(f'#{name}{i}')} AS {kind})" if getattr(line, name) else default
+
+        return f"""struct_pack(line_no := {i + 1}, account := {quote(f"#account{i}")},
+            debit := {amount if line.debit else none}, credit := {amount if line.credit else none},
+            currency := {given("currency", "VARCHAR", base)},
+            orig_amount := {given("orig_amount", f"DECIMAL(38,{AMOUNT_SCALE})", amount)},
+            rate := {given("rate", f"DECIMAL(38,{RATE_SCALE})", f"CAST(1 AS DECIMAL(38,{RATE_SCALE}))")},
+            quantity := {given("quantity", f"DECIMAL(38,{AMOUNT_SCALE})", none)},
+            unit := {given("unit", "VARCHAR", "CAST(NULL AS VARCHAR)")}, dims := {self.dims(i, line)})"""
+
+    def dims(self, i: int, line: LineConfig) -> str:
+        """The dimensions as a JSON object, keys sorted; one that is null is left out."""
+        if not line.dims:
+            return "'{}'"
+        parts = []
+        for name in sorted(line.dims):
+            value = quote(f"#dim{i}:{name}")
+            parts.append(f"coalesce({literal(', ' + _json_name(name))} || CAST(to_json({value}) AS VARCHAR), '')")
+        return f"'{{' || substr({' || '.join(parts)}, 3) || '}}'"
+
+    def fault(self) -> str:
+        """SQL for what is wrong with the entry a row wants: `code|detail`, or null."""
+        cases = [
+            """WHEN "#date" IS NULL OR NOT isfinite("#date") THEN 'quarantine.no_date|' || coalesce(CAST("#date" AS VARCHAR), 'NULL')"""
+        ]
+        for i, line in enumerate(self.rule.lines):
+            cases += self.line_faults(i, line)
+        debit, credit = (
+            " + ".join(quote(f"#amount{i}") for i, line in enumerate(self.rule.lines) if getattr(line, side)) or "0"
+            for side in ("debit", "credit")
+        )
+        cases.append(f"WHEN {debit} <> {credit} THEN concat('quarantine.unbalanced|debit ', {debit}, ', credit ', {credit})")
+        return f"CASE {' '.join(cases)} END"
+
+    def line_faults(self, i: int, line: LineConfig) -> list[str]:
+        amount, account = quote(f"#amount{i}"), quote(f"#account{i}")
+        cases = [f"WHEN {amount} IS NULL THEN 'quarantine.no_amount|line {i + 1}'"]
+        scales = {"amount": self.book.config.decimals, "orig_amount": AMOUNT_SCALE, "rate": RATE_SCALE, "quantity": AMOUNT_SCALE}
+        for name, scale in scales.items():
+            if name == "amount" or getattr(line, name):
+                value = quote(f"#{name}{i}")
+                cases.append(
+                    f"WHEN {value} <> round({value}, {scale}) THEN concat('quarantine.decimals|line {i + 1}: ', {value}, ' ({scale})')"
+                )
+        if isinstance(line.account, dict):
+            codes = ", ".join(literal(code) for code in sorted(self.book.accounts))
+            cases.append(f"WHEN {amount} <> 0 AND {account} IS NULL THEN 'quarantine.no_account|line {i + 1}'")
+            cases.append(f"WHEN {amount} <> 0 AND {account} NOT IN ({codes}) THEN concat('quarantine.account|line {i + 1}: ', {account})")
+        return cases

@@ -1,0 +1,263 @@
+"""The loop's work: a micro-batch of a source becomes one transaction of the store. Read this first.
+
+    reader thread (cdc.daemon)   source.read()          frames -> Arrow columns, whole transactions
+    apply thread                 Pipeline.apply:
+                                   complete             absent values, truncates, rows without key   (accounting.complete)
+                                   account, diff, check rules against live entries                   (accounting.accountant)
+                                   sink transaction     mirror + entries + lines + live + quarantine + batch log + checkpoint
+    any thread                   source.acknowledge()   after `apply` has returned the position
+
+Nothing here knows which kind of source or store it serves. After any exception the pipeline has forgotten everything: the store is asked
+again (`resume`).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from datetime import UTC, datetime
+
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from cdc.accounting.accountant import Accountant
+from cdc.accounting.complete import Completer
+from cdc.protocols import CheckpointStore, Sink, SinkTransaction
+from cdc.types import (
+    OP,
+    ORDINAL,
+    READ,
+    STAMP,
+    TRANSACTIONS,
+    TRUNCATE,
+    TXN,
+    BatchLog,
+    Checkpoint,
+    MicroBatch,
+    MirrorWrite,
+    Position,
+    Promotion,
+    Resume,
+    SchemaVersion,
+    SnapshotProgress,
+    TableChanges,
+    TableSchema,
+)
+
+
+@dataclass(frozen=True, slots=True)
+class _Span:
+    """What a batch, or the parts of a large transaction so far, will be logged with."""
+
+    first_position: Position
+    transactions: int
+    changes: int
+    first_commit_at: datetime
+
+
+class Pipeline:
+    """Applies micro-batches to one store. Belongs to the apply thread."""
+
+    def __init__(self, sink: Sink, checkpoints: CheckpointStore, accountant: Accountant) -> None:
+        self._sink, self._checkpoints, self._accountant = sink, checkpoints, accountant
+        self._completer = Completer()
+        self.forget()
+
+    def forget(self) -> None:
+        """Drop an open transaction and all that is remembered of the store."""
+        if (transaction := getattr(self, "_transaction", None)) is not None:
+            transaction.rollback()
+        self._transaction: SinkTransaction | None = None
+        self._known: dict[str, Checkpoint | None] = {}
+        self._prepared: dict[str, TableSchema] = {}
+        self._copying: dict[str, int] = {}
+        self._span: _Span | None = None
+        self.unfinished: str | None = None
+
+    def close(self) -> None:
+        """Drop an open transaction and let go of the memory. The sink stays open."""
+        self.forget()
+        self._accountant.close()
+        self._completer.close()
+
+    def resume(self, source: str) -> Resume:
+        """What the store knows of a source; what it is held to have from then on."""
+        transaction = self._sink.begin()
+        try:
+            resume = self._checkpoints.load(transaction, source)
+        finally:
+            transaction.rollback()
+        self._known[source] = resume.checkpoint
+        self._prepared = {name: schema for name, schema in self._prepared.items() if schema.source != source}
+        self._copying = {}
+        return resume
+
+    def apply(self, batches: Sequence[MicroBatch]) -> bool:
+        """Apply batches of different sources in one store transaction. True when it is committed.
+
+        False after the part of a large transaction: the store transaction stays open, `unfinished` names its source, and nothing but
+        that source's next batch may follow. Raises whatever source data, rules or store raise; then nothing of it is in the store.
+        """
+        try:
+            transaction = self._transaction or self._sink.begin()
+            self._transaction = transaction
+            advanced = {batch.source: self._apply(transaction, batch) for batch in batches}
+            if not batches[-1].whole:
+                self.unfinished = batches[-1].source
+                return False
+            for source, checkpoint in advanced.items():
+                self._checkpoints.advance(transaction, self._known[source], checkpoint)
+            transaction.commit()
+        except BaseException:
+            self.forget()
+            raise
+        self._transaction, self.unfinished = None, None
+        self._known |= advanced
+        return True
+
+    def _apply(self, transaction: SinkTransaction, batch: MicroBatch) -> Checkpoint:
+        for changes in batch.changes:
+            self._prepare(transaction, changes.schema, batch.position)
+            if batch.snapshot is not None:
+                self._copy(transaction, changes, batch.snapshot)
+            elif changes.schema.table in batch.staged:
+                self._catch_up(transaction, changes, batch.included_from)
+            else:
+                self._post(transaction, changes, batch.transactions)
+        if batch.snapshot is not None:
+            self._checkpoints.record(transaction, batch.source, batch.snapshot)
+        else:
+            promoted = sum([self._promote(transaction, schema, batch) for schema in batch.promote])
+            self._log(transaction, batch, promoted)
+        old = self._known[batch.source]
+        return Checkpoint(batch.source, batch.position, old.epoch + 1 if old else 1, batch.identity)
+
+    def _prepare(self, transaction: SinkTransaction, schema: TableSchema, position: Position) -> None:
+        if self._prepared.get(schema.name) != schema:
+            self._accountant.compile(schema)
+            self._sink.prepare_table(transaction, schema)
+            self._checkpoints.record(transaction, schema.source, SchemaVersion(schema, position))
+            self._prepared[schema.name] = schema
+
+    def _post(self, transaction: SinkTransaction, changes: TableChanges, transactions: pa.Table) -> None:
+        """Account for changes and bring the mirror up to date."""
+        schema = changes.schema
+        for rows in self._completer.segments(changes.rows):
+            for part in self._whole(transaction, schema, rows, staged=False):
+                postings = self._accountant.account(schema, part, transactions, transaction.live)
+                transaction.apply(postings)
+                transaction.apply(self._completer.net(schema, part))
+
+    def _copy(self, transaction: SinkTransaction, changes: TableChanges, progress: SnapshotProgress) -> None:
+        """Stage a snapshot's chunk. Rows that an earlier, interrupted snapshot staged under the same keys are replaced."""
+        schema, rows = changes.schema, changes.rows
+        first = progress.rows_done == rows.num_rows
+        if first:
+            self._copying[schema.name] = progress.number
+        if not schema.key:
+            rows = self._completer.number(schema, rows, lambda keys: transaction.mirror(schema, keys, True) if not first else iter(()))
+        upserts = rows.drop([OP, TXN, ORDINAL])
+        deletes = upserts.select(list(schema.key) or upserts.column_names)
+        if self._copying.get(schema.name) == progress.number:
+            deletes = deletes.slice(0, 0)
+        transaction.apply(MirrorWrite(schema, deletes, upserts, progress.number, replace=first))
+
+    def _catch_up(self, transaction: SinkTransaction, changes: TableChanges, included_from: int) -> None:
+        """Bring a staged copy forward by changes that its rows do not have yet. Nothing is accounted for."""
+        schema = changes.schema
+        for rows in self._completer.segments(changes.rows):
+            if rows.column(OP)[0].as_py() != TRUNCATE:
+                keys = rows.select(list(schema.key) or [column.name for column in schema.columns])
+                staged = list(transaction.mirror(schema, keys, True))
+                rows = self._completer.newer(schema, rows, pa.concat_tables(staged), included_from) if staged else rows
+            for part in self._whole(transaction, schema, rows, staged=True, older_than=included_from):
+                transaction.apply(self._completer.net(schema, part, staged=0))
+
+    def _whole(
+        self, transaction: SinkTransaction, schema: TableSchema, rows: pa.Table, *, staged: bool, older_than: int | None = None
+    ) -> list[pa.Table]:
+        """A segment's changes with nothing left to look up: a truncate as deletes, else absent values and row numbers filled in."""
+        if rows.num_rows and rows.column(OP)[0].as_py() == TRUNCATE:
+            mirrored = list(transaction.mirror(schema, None, staged))
+            if older_than is not None:
+                mirrored = [chunk.filter(pc.less(chunk.column(STAMP), older_than)) for chunk in mirrored]
+            return [self._completer.deletes(schema, rows, chunk) for chunk in mirrored if chunk.num_rows]
+        if schema.key:
+            return [self._completer.fill(schema, rows, lambda keys: transaction.mirror(schema, keys, staged))]
+        return [self._completer.number(schema, rows, lambda keys: transaction.mirror(schema, keys, staged))]
+
+    def _promote(self, transaction: SinkTransaction, schema: TableSchema, batch: MicroBatch) -> int:
+        """A finished copy becomes the mirror, and each of its rows is accounted for as read. Rows that are gone end their entries."""
+        self._prepare(transaction, schema, batch.position)
+        former = transaction.live(schema, None)
+        seen, count = [], 0
+        for rows in transaction.mirror(schema, None, True):
+            reads = _as_reads(rows.drop([STAMP]), count)
+            transaction.apply(self._accountant.account(schema, reads, batch.transactions, transaction.live))
+            count += rows.num_rows
+            if former.num_rows:
+                seen.append(self._accountant.keys())
+        if former.num_rows:
+            transaction.apply(self._accountant.end_missing(schema, former, seen, batch.transactions))
+        transaction.apply(Promotion(schema))
+        progress = self._checkpoints.load(transaction, batch.source).snapshots[schema.table]
+        self._checkpoints.record(transaction, batch.source, replace(progress, state="done"))
+        return count
+
+    def _log(self, transaction: SinkTransaction, batch: MicroBatch, promoted: int) -> None:
+        """Write the batch log once the last part of the batch is there. A batch that only moves the position leaves none."""
+        if not batch.transactions.num_rows:
+            return
+        positions, times = batch.transactions.column("position"), batch.transactions.column("committed_at")
+        span = self._span or _Span(positions[0].as_py(), 0, 0, times[0].as_py())
+        more = batch.transactions.num_rows - (1 if self._span else 0)
+        span = replace(span, transactions=span.transactions + more, changes=span.changes + batch.rows + promoted)
+        self._span = None if batch.whole else span
+        if batch.whole:
+            transaction.apply(
+                BatchLog(
+                    batch.source,
+                    span.first_position,
+                    positions[-1].as_py(),
+                    span.transactions,
+                    span.changes,
+                    span.first_commit_at,
+                    times[-1].as_py(),
+                )
+            )
+
+    def retry(self, source: str, quarantined: Sequence[tuple[str, str]]) -> None:
+        """Account anew for the rows (table, row_key) of a source as they are in the mirror now; settles what is sound."""
+        resume = self.resume(source)
+        if resume.checkpoint is None:
+            return
+        transaction = self._sink.begin()
+        now = datetime.now(UTC)
+        txn = f"retry:{resume.checkpoint.epoch + 1}"
+        one = pa.Table.from_pylist([{"position": resume.checkpoint.position, "txn": txn, "committed_at": now}], schema=TRANSACTIONS)
+        try:
+            count = 0
+            for table, schema in resume.schemas.items():
+                row_keys = sorted({key for name, key in quarantined if name == schema.name})
+                if row_keys and resume.snapshots[table].state == "done":
+                    rows = self._completer.rows_of(schema, row_keys, lambda keys, s=schema: transaction.mirror(s, keys))  # type: ignore[misc]
+                    transaction.apply(self._accountant.account(schema, _as_reads(rows, count), one, transaction.live))
+                    count += rows.num_rows
+            position = resume.checkpoint.position
+            transaction.apply(BatchLog(source, position, position, 0, count, now, now))
+            self._checkpoints.advance(transaction, resume.checkpoint, replace(resume.checkpoint, epoch=resume.checkpoint.epoch + 1))
+            transaction.commit()
+        except BaseException:
+            transaction.rollback()
+            self.forget()
+            raise
+        self.resume(source)
+
+
+def _as_reads(rows: pa.Table, start: int) -> pa.Table:
+    """Mirrored rows as snapshot reads of transaction 0, ordinals from `start`."""
+    ordinals = pa.array(range(start, start + rows.num_rows), pa.int64())
+    columns = {OP: pa.array([READ] * rows.num_rows, pa.string()), TXN: pa.array([0] * rows.num_rows, pa.int32()), ORDINAL: ordinals}
+    for name in rows.column_names:
+        columns[name] = rows.column(name)
+    return pa.table(columns)
