@@ -1,0 +1,105 @@
+"""What every test can ask for: real PostgreSQL servers, databases of its own, and properties on a time budget."""
+
+from __future__ import annotations
+
+import functools
+import os
+import time
+from collections.abc import Callable, Iterator
+from typing import Any, NoReturn
+
+import pytest
+from hypothesis import HealthCheck, settings
+from hypothesis.errors import StopTest, UnsatisfiedAssumption
+
+from tests.servers.postgres import Database, RunningPostgres, fresh_database, running
+from tests.servers.postgres_binaries import DEFAULT_VERSION, VERSIONS, NotAvailable
+
+PROPERTY_SECONDS = float(os.environ.get("LEDGERTAIL_TEST_PROPERTY_SECONDS", "20"))
+
+# Random examples each run; a failure prints the blob that repeats it.
+settings.register_profile("ledgertail", deadline=None, print_blob=True, derandomize=False, suppress_health_check=[HealthCheck.too_slow])
+settings.load_profile("ledgertail")
+
+
+@pytest.fixture(scope="session")
+def postgres() -> Iterator[RunningPostgres]:
+    """A server of the default version, shared by all tests of a worker: never stop it, start a PostgresServer for that."""
+    with running(DEFAULT_VERSION) as server:
+        yield server
+
+
+@pytest.fixture(scope="session", params=VERSIONS, ids=str)
+def any_postgres(request: pytest.FixtureRequest) -> Iterator[RunningPostgres]:
+    """A server of each version in turn, shared like `postgres`."""
+    with running(request.param) as server:
+        yield server
+
+
+@pytest.fixture
+def database(postgres: RunningPostgres) -> Iterator[Database]:
+    """A database of the test's own in `postgres`, dropped at the end with its slots and connections."""
+    with fresh_database(postgres) as fresh:
+        yield fresh
+
+
+@pytest.fixture
+def any_database(any_postgres: RunningPostgres) -> Iterator[Database]:
+    """A database of the test's own in each version in turn."""
+    with fresh_database(any_postgres) as fresh:
+        yield fresh
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_setup() -> Iterator[None]:
+    """A server that cannot be had, asked for by a fixture: see `absent`."""
+    try:
+        yield
+    except NotAvailable as error:
+        absent(error)
+
+
+@pytest.hookimpl(wrapper=True, tryfirst=True)
+def pytest_runtest_call(item: pytest.Item) -> Iterator[None]:
+    """The same for a test that asks itself; and a time budget for properties, which Hypothesis lacks."""
+    property_ = getattr(getattr(item, "obj", None), "hypothesis", None)
+    try:
+        if property_ is None:
+            yield
+        else:
+            whole, property_.inner_test = property_.inner_test, budgeted(property_.inner_test, PROPERTY_SECONDS)
+            try:
+                yield
+            finally:
+                property_.inner_test = whole
+    except NotAvailable as error:
+        absent(error)
+
+
+def absent(error: NotAvailable) -> NoReturn:
+    """Skips the test by name; in CI nothing may be missing, so there it fails."""
+    if os.environ.get("CI"):
+        pytest.fail(f"in CI every server must be had: {error}", pytrace=False)
+    pytest.skip(str(error))
+
+
+def budgeted(test: Callable[..., Any], seconds: float) -> Callable[..., Any]:
+    """`test`, whose examples pass unseen once the time is spent, unless one failed: Hypothesis must see that fail again to shrink it."""
+    deadline: float | None = None
+    failed = False
+
+    @functools.wraps(test)
+    def run(*args: Any, **kwargs: Any) -> Any:
+        nonlocal deadline, failed
+        deadline = deadline or time.monotonic() + seconds
+        if not failed and time.monotonic() > deadline:
+            return None
+        try:
+            return test(*args, **kwargs)
+        except (UnsatisfiedAssumption, StopTest):
+            raise
+        except BaseException:
+            failed = True
+            raise
+
+    return run

@@ -1,0 +1,1 @@
+"""Real, throw-away servers for the tests, and a proxy that breaks the way to them."""
