@@ -129,6 +129,8 @@ class Pipeline:
         else:
             promoted = sum([self._promote(transaction, schema, batch) for schema in batch.promote])
             self._log(transaction, batch, promoted)
+        if batch.source not in self._known:
+            self._known[batch.source] = self._checkpoints.load(transaction, batch.source).checkpoint
         old = self._known[batch.source]
         return Checkpoint(batch.source, batch.position, old.epoch + 1 if old else 1, batch.identity)
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, Protocol
 
 import pyarrow as pa
@@ -60,6 +60,9 @@ class Inspection(Protocol):
 
     def lag(self, position: Position | None) -> SourceLag:
         """How far the log has gone past `position`. Raises SourceUnavailable."""
+
+    def schemas(self) -> Mapping[str, TableSchema]:
+        """The captured tables as they are now, by name in the config; those that are missing left out. Raises SourceError."""
 
     def reached(self, position: Position, target: Position) -> bool:
         """Whether a position is at or past another of the same source. Asks nobody."""

@@ -28,12 +28,12 @@ LiveLookup = Callable[[TableSchema, pa.Table | None], pa.Table]
 
 _HEADER = "voucher_key, voucher_type, entry_date, period, summary, rule_version"
 _CHANGE = '"#rid", "#ordinal", "#op", "#hash", "#key", "#position", "#xid", "#committed_at"'
-_WANTED = (
-    'book VARCHAR, rule VARCHAR, rule_version INTEGER, "#rid" BIGINT, "#ordinal" BIGINT, "#op" VARCHAR, "#hash" UBIGINT, "#key" VARCHAR, '
+_NOTHING_WANTED = (  # made anew for each table: rows deleted from a table in memory would stay in memory
+    'CREATE OR REPLACE TEMP TABLE wanted (book VARCHAR, rule VARCHAR, rule_version INTEGER, "#rid" BIGINT, "#ordinal" BIGINT, "#op" VARCHAR, "#hash" UBIGINT, "#key" VARCHAR, '
     '"#position" VARCHAR, "#xid" VARCHAR, "#committed_at" TIMESTAMPTZ, entry_id VARCHAR, voucher_key VARCHAR, voucher_type VARCHAR, '
     "entry_date DATE, period VARCHAR, summary VARCHAR, fault VARCHAR, "
     "lines STRUCT(line_no INTEGER, account VARCHAR, debit DECIMAL(38,6), credit DECIMAL(38,6), currency VARCHAR, "
-    "orig_amount DECIMAL(38,6), rate DECIMAL(38,12), quantity DECIMAL(38,6), unit VARCHAR, dims VARCHAR)[]"
+    "orig_amount DECIMAL(38,6), rate DECIMAL(38,12), quantity DECIMAL(38,6), unit VARCHAR, dims VARCHAR)[])"
 )
 _NEGATED = (
     "list_transform(lines, lambda l: struct_pack(line_no := l.line_no, account := l.account, debit := -l.debit, credit := -l.credit, "
@@ -48,7 +48,7 @@ class Accountant:
         self._rules, self._books = tuple(rules), books
         self._compiled: dict[TableSchema, tuple[CompiledRule, ...]] = {}
         self._db = duckdb.connect(config={"enable_external_access": "false"})
-        self._db.execute(f"SET TimeZone = 'UTC'; CREATE TEMP TABLE wanted ({_WANTED})")
+        self._db.execute("SET TimeZone = 'UTC'")
 
     def compile(self, schema: TableSchema) -> tuple[CompiledRule, ...]:
         """The rules of a table, compiled once per schema. Raises ConfigError where a rule does not fit it."""
@@ -98,7 +98,7 @@ class Accountant:
                 """CREATE OR REPLACE TEMP TABLE known AS
                 SELECT row_hash AS "#hash", row_key AS "#key", true AS deleted FROM live GROUP BY ALL"""
             )
-            db.execute("DELETE FROM wanted")
+            db.execute(_NOTHING_WANTED)
             db.execute(
                 """INSERT INTO wanted BY NAME SELECT book, rule, rule_version, 0 AS "#rid", 0 AS "#ordinal", 'd' AS "#op",
                 row_hash AS "#hash", row_key AS "#key", position AS "#position", txn AS "#xid", committed_at AS "#committed_at"
@@ -121,29 +121,35 @@ class Accountant:
     def _want(self, rules: tuple[CompiledRule, ...]) -> None:
         """`wanted`: what each rule wants after each change; nothing after a delete, also for rules the config no longer has."""
         db = self._db
-        db.execute("DELETE FROM wanted")
+        db.execute(_NOTHING_WANTED)
         for rule in rules:
+            db.execute(f"SET TimeZone = {literal(rule.time_zone)}")
             try:
-                db.execute(f"INSERT INTO wanted BY NAME {rule.wanted}")
-            except duckdb.Error as error:
-                self._want_what_can_be(rule, error)
+                self._want_by(rule)
+            finally:
+                db.execute("SET TimeZone = 'UTC'")
             db.execute(
                 f"""INSERT INTO wanted BY NAME SELECT {_of(rule)}, {_CHANGE} FROM c SEMI JOIN known USING ("#hash", "#key")
                 WHERE "#rid" NOT IN (SELECT "#rid" FROM wanted WHERE rule = {literal(rule.name)})"""
             )
-        names = ", ".join(literal(rule.name) for rule in rules) or "NULL"
+        ours = " OR ".join(f"(l.book = {literal(rule.book)} AND l.rule = {literal(rule.name)})" for rule in rules) or "false"
         db.execute(
-            f"""INSERT INTO wanted BY NAME SELECT book, rule, rule_version, {_CHANGE}
-            FROM c JOIN live ON "#hash" = row_hash AND "#key" = row_key WHERE "#op" = 'd' AND coalesce(rule NOT IN ({names}), true)"""
+            f"""INSERT INTO wanted BY NAME SELECT l.book, l.rule, l.rule_version, {_CHANGE}
+            FROM c JOIN live l ON "#hash" = l.row_hash AND "#key" = l.row_key WHERE "#op" = 'd' AND NOT ({ours})"""
         )
+
+    def _want_by(self, rule: CompiledRule) -> None:
+        try:
+            self._db.execute(f"INSERT INTO wanted BY NAME {rule.wanted}")
+        except duckdb.Error as error:
+            self._want_what_can_be(rule, error)
 
     def _want_what_can_be(self, rule: CompiledRule, error: duckdb.Error) -> None:
         """An expression failed on some row: those rows become faults, the others go on. Raises the error if it is no row's."""
         db = self._db
-        db.execute(f"""CREATE OR REPLACE TEMP TABLE bad AS SELECT "#rid" FROM c WHERE "#op" <> 'd' AND {rule.fails}""")
+        db.execute(f"CREATE OR REPLACE TEMP TABLE bad AS {rule.failing}")
         if not db.execute("SELECT count(*) FROM bad").fetchall()[0][0]:
             raise error
-        fault = literal("quarantine.expression|" + str(error).split("\n")[0])
         db.execute("ALTER TABLE c RENAME TO every_change")
         try:
             db.execute('CREATE TEMP TABLE c AS SELECT * FROM every_change ANTI JOIN bad USING ("#rid")')
@@ -151,7 +157,7 @@ class Accountant:
         finally:
             db.execute("DROP TABLE IF EXISTS c")
             db.execute("ALTER TABLE every_change RENAME TO c")
-        db.execute(f"""INSERT INTO wanted BY NAME SELECT {_of(rule)}, {_CHANGE}, {fault} AS fault FROM c SEMI JOIN bad USING ("#rid")""")
+        db.execute(f"""INSERT INTO wanted BY NAME SELECT {_of(rule)}, {_CHANGE}, bad.fault FROM c JOIN bad USING ("#rid")""")
 
     def _post(self, schema: TableSchema, rules: tuple[CompiledRule, ...]) -> Postings:
         db, table, source = self._db, literal(schema.name), literal(schema.source)
@@ -172,17 +178,21 @@ class Accountant:
         return Postings(entries, lines, ended, begun, self._quarantine(schema), self._settle(schema, rules))
 
     def _quarantine(self, schema: TableSchema) -> pa.Table:
+        """An item per faulty state of a row: one that fails again as it did before is the same item."""
         if not self._db.execute("SELECT count(*) FROM wanted WHERE fault IS NOT NULL").fetchall()[0][0]:
             return QUARANTINED.empty_table()
         table, source = literal(schema.name), literal(schema.source)
         payload = ", ".join(f"{literal(column.name)}, CAST(c.{quote(column.name)} AS VARCHAR)" for column in schema.columns)
         levels = " ".join(f"WHEN {literal(reason)} THEN {level}" for reason, level in LEVELS.items())
         return self._fetch(
-            f"""SELECT CAST(md5(concat_ws('|', 'quarantine', w.book, w.rule, {table}, w."#key", w."#position", w."#xid", w."#ordinal"))
-            AS UUID)::VARCHAR AS id, {source} AS source, {table} AS source_table, w."#key" AS row_key, w."#position" AS position,
-            CASE split_part(fault, '|', 1) {levels} END AS level, split_part(fault, '|', 1) AS reason,
-            substr(fault, instr(fault, '|') + 1) AS detail, CAST(json_object({payload}) AS VARCHAR) AS payload, w.book, w.rule
-            FROM wanted w JOIN c USING ("#rid") WHERE fault IS NOT NULL ORDER BY w."#rid", w.rule""",
+            f"""WITH items AS (
+                SELECT "#rid", w.book, w.rule, w."#key" AS row_key, w."#position" AS position, split_part(w.fault, '|', 1) AS reason,
+                    substr(w.fault, instr(w.fault, '|') + 1) AS detail, CAST(json_object({payload}) AS VARCHAR) AS payload
+                FROM wanted w JOIN c USING ("#rid") WHERE w.fault IS NOT NULL)
+            SELECT CAST(md5(concat_ws('|', 'quarantine', book, rule, {table}, row_key, reason, detail, payload)) AS UUID)::VARCHAR AS id,
+                {source} AS source, {table} AS source_table, row_key, position, CASE reason {levels} END AS level, reason, detail,
+                payload, book, rule
+            FROM items QUALIFY row_number() OVER (PARTITION BY id ORDER BY "#rid") = 1 ORDER BY "#rid", rule""",
             QUARANTINED,
         )
 
@@ -194,7 +204,7 @@ class Accountant:
         return self._fetch(
             f"""SELECT {literal(schema.name)} AS source_table, "#key" AS row_key, book, rule
             FROM known CROSS JOIN (VALUES {pairs}) r (book, rule) ANTI JOIN (
-                SELECT "#key", rule FROM wanted GROUP BY ALL HAVING arg_max(fault IS NOT NULL, "#rid")) USING ("#key", rule)""",
+                SELECT "#key", book, rule FROM wanted GROUP BY ALL HAVING arg_max(fault IS NOT NULL, "#rid")) USING ("#key", book, rule)""",
             SETTLED,
         )
 
@@ -216,12 +226,12 @@ WITH good AS (
     FROM wanted w SEMI JOIN known USING ("#hash", "#key")
     LEFT JOIN live l ON l.row_hash = w."#hash" AND l.row_key = w."#key" AND l.book = w.book AND l.rule = w.rule
     WHERE w.fault IS NULL
-    WINDOW k AS (PARTITION BY w.rule, w."#hash", w."#key" ORDER BY w."#rid")
+    WINDOW k AS (PARTITION BY w.book, w.rule, w."#hash", w."#key" ORDER BY w."#rid")
 )
 SELECT * EXCLUDE (want, before, nth, stood), row_number() OVER k AS step, lag("#rid") OVER k AS before_rid,
     lead("#rid") OVER k IS NULL AS stays
 FROM good WHERE want IS DISTINCT FROM CASE WHEN nth = 1 THEN stood ELSE before END
-WINDOW k AS (PARTITION BY rule, "#hash", "#key" ORDER BY "#rid");
+WINDOW k AS (PARTITION BY book, rule, "#hash", "#key" ORDER BY "#rid");
 CREATE OR REPLACE TEMP VIEW posted AS
 SELECT *, NULL AS live_id, 1 AS step, NULL AS before_rid, true AS stays
 FROM wanted ANTI JOIN known USING ("#hash", "#key") WHERE fault IS NULL
@@ -234,7 +244,7 @@ WITH reversed AS (
     FROM steps s JOIN live l ON l.entry_id = s.live_id WHERE s.step = 1
     UNION ALL BY NAME
     SELECT s.* EXCLUDE (entry_id, {_HEADER}, lines), b.entry_id, {", ".join(f"b.{name}" for name in _HEADER.split(", "))}, b.lines
-    FROM steps s JOIN steps b ON b."#rid" = s.before_rid AND b.rule = s.rule AND b."#hash" = s."#hash" AND b."#key" = s."#key"
+    FROM steps s JOIN steps b ON b."#rid" = s.before_rid AND b.book = s.book AND b.rule = s.rule AND b."#key" = s."#key"
     WHERE b.lines IS NOT NULL
 )
 SELECT 'reverse' AS kind, CAST(md5('reverse|' || entry_id) AS UUID)::VARCHAR AS entry_id, entry_id AS reverses, {_HEADER}, book, rule,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import io
 from importlib.resources import files
 from pathlib import Path
 
@@ -19,7 +20,7 @@ def load_chart(book: str, chart: str, folder: Path) -> list[Account]:
         text = shipped.read_text("utf-8") if shipped.is_file() else (folder / chart).read_text("utf-8-sig")
     except (OSError, UnicodeDecodeError) as error:
         raise ConfigError("rules.chart", book=book, chart=chart, fault=error) from error
-    rows = list(csv.DictReader(text.splitlines()))
+    rows = list(csv.DictReader(io.StringIO(text, newline=""), restval=""))
     if not rows or not {"code", "name"} <= rows[0].keys():
         raise ConfigError("rules.chart", book=book, chart=chart, fault="the columns code and name are missing")
     accounts = [Account(book, row["code"].strip(), row["name"], row.get("category") or "", row.get("normal_balance") or "") for row in rows]

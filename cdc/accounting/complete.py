@@ -11,6 +11,7 @@ Each step takes and gives one table's changes as the head of `cdc.types` describ
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable, Iterator, Sequence
 
 import duckdb
@@ -23,6 +24,7 @@ from cdc.types import ABSENT, DELETE, NUMBER, OLD, OP, ORDINAL, TRUNCATE, TXN, M
 
 MirrorLookup = Callable[[pa.Table | None], Iterator[pa.Table]]
 _META = (OP, TXN, ORDINAL)
+_ABSENT = quote(ABSENT)
 
 
 class Completer:
@@ -62,63 +64,65 @@ class Completer:
         key = schema.key or [column.name for column in schema.columns]
         same = " AND ".join(f"s.{quote(name)} IS NOT DISTINCT FROM r.{quote(name)}" for name in key)
         return self._run(
-            f"""SELECT r.* FROM (SELECT *, row_number() OVER () AS rid FROM rows) r
-            ANTI JOIN (SELECT * FROM staged WHERE "#stamp" >= $1) s ON {same} ORDER BY rid""",
+            f"""SELECT r.* EXCLUDE ("#rid") FROM (SELECT *, row_number() OVER () AS "#rid" FROM rows) r
+            ANTI JOIN (SELECT * FROM staged WHERE "#stamp" >= $1) s ON {same} ORDER BY "#rid" """,
             rows=rows,
             staged=staged,
             p=[included_from],
-        ).drop(["rid"])
+        )
 
-    def fill(self, schema: TableSchema, rows: pa.Table, mirror: MirrorLookup) -> pa.Table:
+    def fill(self, schema: TableSchema, rows: pa.Table, mirror: MirrorLookup, staged: bool = False) -> pa.Table:
         """The changes with every absent value filled in, without `#absent` and `#old:`.
 
         Each change that lacks a value points to the row's state before it, an earlier change or the mirror's row; values are
-        fetched along these pointers, which double their reach with each pass. Raises SchemaUnknown where that state is missing.
+        fetched along these pointers, which double their reach with each pass. Raises SchemaUnknown where that state is missing. In a
+        `staged` copy it may be, of rows that were gone before the copy came to them: their changes are dropped.
         """
         old = [name for name in schema.key if f"{OLD}{name}" in rows.column_names]
         if ABSENT not in rows.column_names:
             return rows.drop([f"{OLD}{name}" for name in old])
         self._load_states(schema, rows, old, mirror)
-        lacking = [schema.columns[i] for (i,) in self._db.execute("SELECT DISTINCT unnest(absent) FROM states").fetchall()]
+        lacking = [schema.columns[i] for (i,) in self._db.execute(f"SELECT DISTINCT unnest({_ABSENT}) FROM states").fetchall()]
         index = {column.name: i for i, column in enumerate(schema.columns)}
         values = ", ".join(
-            f"{quote(c.name)} = CASE WHEN list_contains(states.absent, {index[c.name]}) AND NOT list_contains(p.absent, {index[c.name]})"
+            f"{quote(c.name)} = CASE WHEN list_contains(states.{_ABSENT}, {index[c.name]}) AND NOT list_contains(p.{_ABSENT}, {index[c.name]})"
             f" THEN p.{quote(c.name)} ELSE states.{quote(c.name)} END"
             for c in lacking
         )
-        while self._db.execute("SELECT count(*) FROM states WHERE len(absent) > 0").fetchall()[0][0]:
+        while self._db.execute(f"SELECT count(*) FROM states WHERE len({_ABSENT}) > 0").fetchall()[0][0]:
             (moved,) = self._db.execute(
-                f"""UPDATE states SET {values}, absent = list_intersect(states.absent, p.absent), former = p.former
-                FROM (SELECT * FROM states) p WHERE p.rid = states.former AND len(states.absent) > 0"""
+                f"""UPDATE states SET {values}, {_ABSENT} = list_intersect(states.{_ABSENT}, p.{_ABSENT}), "#former" = p."#former"
+                FROM (SELECT * FROM states) p WHERE p."#rid" = states."#former" AND len(states.{_ABSENT}) > 0"""
             ).fetchall()[0]
+            if not moved and staged:
+                break
             if not moved:
                 raise SchemaUnknown("store.mirror_gap", table=schema.name)
-        names = [*_META, *index]
-        return self._run(f"SELECT {', '.join(map(quote, names))} FROM states WHERE rid > 0 ORDER BY rid")
+        names = ", ".join(map(quote, [*_META, *index]))
+        return self._run(f'SELECT {names} FROM states WHERE "#rid" > 0 AND len({_ABSENT}) = 0 ORDER BY "#rid"')
 
     def _load_states(self, schema: TableSchema, rows: pa.Table, old: list[str], mirror: MirrorLookup) -> None:
-        """`states`: the changes (rid from 1) and the mirror's rows (rid below 0); `former` is the rid of the state before a change."""
+        """`states`: the changes (`#rid` from 1) and the mirror's rows (below 0); `#former` is the `#rid` of the state before a change."""
         key = [quote(name) for name in schema.key]
         before = [f"coalesce({quote(OLD + name)}, {quote(name)})" if name in old else quote(name) for name in schema.key]
         asked = ", ".join(f"{sql} AS {name}" for sql, name in zip(before, key, strict=True))
         keys = self._run(f'SELECT DISTINCT {asked} FROM rows WHERE "#absent" IS NOT NULL', rows=rows)
-        gone = ", ".join(map(quote, [ABSENT, *(f"{OLD}{name}" for name in old)]))
+        columns = ", ".join(map(quote, [*_META, *(column.name for column in schema.columns)]))
         self._run(
-            f"""CREATE OR REPLACE TEMP TABLE states AS SELECT * EXCLUDE ({gone}), row_number() OVER () AS rid,
-            coalesce("#absent", []) AS absent, {_struct(key)} AS key, {_struct(before)} AS key_before, NULL::BIGINT AS former FROM rows""",
+            f"""CREATE OR REPLACE TEMP TABLE states AS SELECT {columns}, row_number() OVER () AS "#rid", coalesce("#absent", []) AS "#absent",
+            {_struct(key)} AS "#key", {_struct(before)} AS "#before", NULL::BIGINT AS "#former" FROM rows""",
             rows=rows,
         )
-        columns = ", ".join(quote(column.name) for column in schema.columns)
-        for found in mirror(keys):
-            self._run(
-                f"""INSERT INTO states BY NAME SELECT {columns}, -row_number() OVER () AS rid, [] AS absent,
-                {_struct(key)} AS key FROM found""",
-                found=found,
-            )
+        found = pa.concat_tables([schema.arrow().empty_table(), *mirror(keys)], promote_options="permissive")
+        self._run(
+            f"""INSERT INTO states BY NAME SELECT *, -row_number() OVER () AS "#rid", [] AS "#absent", {_struct(key)} AS "#key" FROM found""",
+            found=found,
+        )
         self._db.execute(
-            """UPDATE states SET former = j.before FROM (
-                SELECT s.rid, p.rid AS before FROM states s ASOF JOIN (SELECT key, rid FROM states WHERE "#op" IS DISTINCT FROM 'd') p
-                ON s.key_before = p.key AND s.rid > p.rid WHERE len(s.absent) > 0) j WHERE j.rid = states.rid"""
+            """UPDATE states SET "#former" = j.former FROM (
+                SELECT s."#rid", p."#rid" AS former FROM states s
+                ASOF JOIN (SELECT "#key", "#rid" FROM states WHERE "#op" IS DISTINCT FROM 'd') p
+                ON s."#before" = p."#key" AND s."#rid" > p."#rid" WHERE len(s."#absent") > 0) j WHERE j."#rid" = states."#rid" """
         )
 
     def number(self, schema: TableSchema, rows: pa.Table, mirror: MirrorLookup) -> pa.Table:
@@ -132,10 +136,10 @@ class Completer:
         partition = ", ".join(f"r.{name}" for name in names)
         same = " AND ".join(f"m.{name} IS NOT DISTINCT FROM r.{name}" for name in names)
         numbered = self._run(
-            f"""SELECT r.* EXCLUDE (rid), coalesce(m.n, 0) + CASE "#op" WHEN 'd' THEN 1 ELSE 0 END
-                + sum(CASE "#op" WHEN 'd' THEN -1 ELSE 1 END) OVER (PARTITION BY {partition} ORDER BY rid) AS "#n"
-            FROM (SELECT *, row_number() OVER () AS rid FROM rows) r
-            LEFT JOIN (SELECT {columns}, max("#n") AS n FROM found GROUP BY ALL) m ON {same} ORDER BY rid""",
+            f"""SELECT r.* EXCLUDE ("#rid"), coalesce(m."#n", 0) + CASE "#op" WHEN 'd' THEN 1 ELSE 0 END
+                + sum(CASE "#op" WHEN 'd' THEN -1 ELSE 1 END) OVER (PARTITION BY {partition} ORDER BY r."#rid") AS "#n"
+            FROM (SELECT *, row_number() OVER () AS "#rid" FROM rows) r
+            LEFT JOIN (SELECT {columns}, max("#n") AS "#n" FROM found GROUP BY ALL) m ON {same} ORDER BY r."#rid" """,
             rows=rows,
             found=found,
         )
@@ -148,27 +152,32 @@ class Completer:
         """The mirrored rows of the given row_keys (JSON objects); of keys no longer there none."""
         names = list(schema.key) or [column.name for column in schema.columns]
         kinds = {column.name: column.store_type for column in schema.columns}
-        wanted = pa.table({"row_key": pa.array(row_keys, pa.string())})
-        parts = [f"CAST(row_key ->> {literal(_path(name))} AS {kinds[name]}) AS {quote(name)}" for name in names]
-        keys = self._run(f"SELECT {', '.join(parts)} FROM wanted", wanted=wanted)
+        values = [
+            json.loads(key, parse_int=str, parse_float=str) for key in row_keys
+        ]  # as written: DuckDB's JSON would make a DOUBLE of 0.10
+        wanted = pa.table({"#key": pa.array(row_keys, pa.string())})
+        texts = pa.table({name: pa.array([_text(value.get(name)) for value in values], pa.string()) for name in names})
+        keys = self._run(
+            f"SELECT {', '.join(f'CAST({quote(name)} AS {kinds[name]}) AS {quote(name)}' for name in names)} FROM texts", texts=texts
+        )
         empty = schema.arrow() if schema.key else schema.arrow().append(pa.field(NUMBER, pa.int64()))
         found = pa.concat_tables([empty.empty_table(), *mirror(keys)], promote_options="permissive")
-        return self._run(f"SELECT f.* FROM found f SEMI JOIN wanted w ON w.row_key = {row_key(schema)}", found=found, wanted=wanted)
+        return self._run(f'SELECT f.* FROM found f SEMI JOIN wanted w ON w."#key" = {row_key(schema)}', found=found, wanted=wanted)
 
     def net(self, schema: TableSchema, rows: pa.Table, staged: int | None = None) -> MirrorWrite:
         """What the changes come to: the keys that may be in the mirror go, the rows that are left come."""
         names = [column.name for column in schema.columns] + ([] if schema.key else [NUMBER])
         key = ", ".join(map(quote, schema.key or names))
-        may_be_there = "true" if staged is not None else "first <> 'c'"
+        may_be_there = "true" if staged is not None else """"#op" <> 'c'"""
         self._run(
-            f"""CREATE OR REPLACE TEMP TABLE last AS SELECT {key}, max(rid) AS rid, arg_min("#op", rid) AS first
-            FROM (SELECT *, row_number() OVER () AS rid FROM rows) GROUP BY {key}""",
+            f"""CREATE OR REPLACE TEMP TABLE last AS SELECT {key}, max("#rid") AS "#rid", arg_min("#op", "#rid") AS "#op"
+            FROM (SELECT *, row_number() OVER () AS "#rid" FROM rows) GROUP BY {key}""",
             rows=rows,
         )
         deletes = self._run(f"SELECT {key} FROM last WHERE {may_be_there}")
         upserts = self._run(
-            f"""SELECT {", ".join(f"r.{quote(name)}" for name in names)} FROM (SELECT *, row_number() OVER () AS rid FROM rows) r
-            SEMI JOIN last ON r.rid = last.rid WHERE "#op" <> 'd'""",
+            f"""SELECT {", ".join(f"r.{quote(name)}" for name in names)} FROM (SELECT *, row_number() OVER () AS "#rid" FROM rows) r
+            SEMI JOIN last ON r."#rid" = last."#rid" WHERE r."#op" <> 'd'""",
             rows=rows,
         )
         return MirrorWrite(schema, deletes, upserts, staged)
@@ -183,9 +192,9 @@ class Completer:
                 self._db.unregister(name)
 
 
-def _path(name: str) -> str:
-    escaped = name.replace("\\", "\\\\").replace('"', '\\"')
-    return f'$."{escaped}"'
+def _text(value: str | bool | None) -> str | None:
+    """A value of a row_key as the text it was made of."""
+    return str(value).lower() if isinstance(value, bool) else value
 
 
 def _struct(parts: list[str]) -> str:

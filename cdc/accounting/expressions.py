@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import difflib
 import json
+import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import cache
@@ -25,8 +26,24 @@ _REFUSED_WORDS = {
     "LAMBDA": "'->' (write json_extract_string(column, '$.key'))",
 }
 _MACROS = {"nullif", "split_part", "date_add", "md5_number_lower", "md5_number_upper"}
-_IMPURE = ("current_", "getvariable", "getenv", "pg_", "parse_", "age", "in_search_path", "txid_", "query", "stats", "alias")
-_FLOATS = {"FLOAT", "DOUBLE"}
+_IMPURE = (
+    "current_",
+    "getvariable",
+    "getenv",
+    "pg_",
+    "parse_",
+    "age",
+    "in_search_path",
+    "txid_",
+    "query",
+    "stats",
+    "alias",
+    "vector_type",
+    "json_serialize",
+    "__",
+)
+_FLOAT = re.compile(r"\b(FLOAT|DOUBLE)\b")  # by itself, in a list or in a struct
+_FORMATS = {"printf", "format"}  # of a DECIMAL they print the nearest DOUBLE
 
 
 class BadExpression(ValueError):
@@ -70,8 +87,10 @@ def check_exact(connection: duckdb.DuckDBPyConnection, expression: Expression, r
     """Raises BadExpression when any part of an amount's expression is a binary float."""
     parts = [part for part in _parts(_tree(connection, expression.sql)) if part["class"] != "CONSTANT"]
     rendered = _render(connection, parts)
-    for sql, kind in zip(rendered, _types(connection, rendered, relation), strict=True):
-        if kind in _FLOATS:
+    for part, sql, kind in zip(parts, rendered, _types(connection, rendered, relation), strict=True):
+        if part.get("function_name") in _FORMATS:
+            raise BadExpression(f"'{sql}' goes through a binary float, and an amount must stay exact: use CAST(... AS VARCHAR)")
+        if _FLOAT.search(kind):
             raise BadExpression(
                 f"'{sql}' is a binary float ({kind}), and an amount must stay exact: multiply instead of dividing with '/', "
                 "or cast a float column to DECIMAL at the source"

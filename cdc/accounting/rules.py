@@ -6,6 +6,7 @@ with the entry it wants (header, lines, id) or the fault that sends the row to q
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import NoReturn
@@ -28,6 +29,7 @@ LEVELS = {
     "quarantine.no_date": 2,
     "quarantine.no_amount": 2,
     "quarantine.no_account": 2,
+    "quarantine.no_currency": 2,
     "quarantine.decimals": 3,
     "quarantine.unbalanced": 3,
     "quarantine.account": 4,
@@ -45,13 +47,15 @@ class Book:
 
 @dataclass(frozen=True, slots=True)
 class CompiledRule:
-    """A rule as SQL over `c`: `wanted` gives a row per change it applies to; `fails` is true on rows where an expression fails."""
+    """A rule as SQL over `c`, to be run in the book's time zone: `wanted` gives a row per change the rule applies to; where it can't be
+    run because an expression fails on some row, `failing` gives the `#rid` of each such row and its `fault`."""
 
     name: str
     book: str
     version: int
+    time_zone: str
     wanted: str
-    fails: str
+    failing: str
 
 
 def quote(name: str) -> str:
@@ -83,8 +87,7 @@ def row_key(schema: TableSchema) -> str:
 
 
 def _json_name(name: str) -> str:
-    escaped = name.replace("\\", "\\\\").replace('"', '\\"')
-    return f'"{escaped}": '
+    return json.dumps(name, ensure_ascii=False) + ": "
 
 
 def _json_value(column: str, store_type: str) -> str:
@@ -108,9 +111,11 @@ def compile_rules(
 ) -> tuple[CompiledRule, ...]:
     """The rules of a table, checked against its schema. Raises ConfigError with the rule's name, its place and the fault."""
     check_names(schema)
-    columns = ", ".join(f"CAST(NULL AS {column.store_type}) AS {quote(column.name)}" for column in schema.columns)
-    connection.execute(f"CREATE OR REPLACE TEMP VIEW rule_row AS SELECT {columns}")
-    return tuple(_Compiler(connection, rule, schema, books[rule.book]).compile() for rule in rules if rule.table == schema.name)
+    connection.register("rule_row", schema.arrow().empty_table())
+    try:
+        return tuple(_Compiler(connection, rule, schema, books[rule.book]).compile() for rule in rules if rule.table == schema.name)
+    finally:
+        connection.unregister("rule_row")
 
 
 class _Compiler:
@@ -128,25 +133,35 @@ class _Compiler:
         for i, line in enumerate(rule.lines):
             inputs |= self.line_inputs(i, line)
         values = ", ".join(f"{sql} AS {quote(name)}" for name, sql in inputs.items())
-        packed = ", ".join(f"{quote(name)} := {sql}" for name, sql in inputs.items())
         row = '"#rid", "#ordinal", "#op", "#hash", "#key", "#position", "#xid", "#committed_at"'
         where = f"""FROM c WHERE "#op" <> 'd' AND {applies}"""
         header = """"#voucher_key" AS voucher_key, "#voucher_type" AS voucher_type, "#date" AS entry_date,
             CASE WHEN isfinite("#date") THEN strftime("#date", '%Y-%m') END AS period, "#summary" AS summary"""
-        lines = ", ".join(self.line_struct(i, line) for i, line in enumerate(rule.lines))
+        lines = "[" + ", ".join(self.line_struct(i, line) for i, line in enumerate(rule.lines)) + "]"
         entry_id = f"""concat_ws('|', 'post', {literal(rule.book)}, {literal(rule.name)}, {literal(self.schema.name)},
             "#key", "#position", "#xid", "#ordinal")"""
         shaped = f"""SELECT {row}, {header}, {self.fault()} AS fault,
-            list_filter([{lines}], lambda l: coalesce(l.debit, l.credit) <> 0) AS lines
+            list_filter({lines}, lambda l: coalesce(l.debit, l.credit) <> 0) AS lines
             FROM (SELECT {row}, {values} {where})"""
         return CompiledRule(
             rule.name,
             rule.book,
             rule.version,
+            self.book.config.time_zone,
             wanted=f"""SELECT {literal(rule.book)} AS book, {literal(rule.name)} AS rule, {rule.version} AS rule_version, *,
             CAST(md5({entry_id}) AS UUID)::VARCHAR AS entry_id FROM ({shaped}) WHERE fault IS NOT NULL OR len(lines) > 0""",
-            fails=f"(TRY({applies}) IS NULL OR (TRY({applies}) AND TRY(struct_pack({packed})) IS NULL))",
+            failing=self.failing(applies, inputs, lines),
         )
+
+    def failing(self, applies: str, inputs: Mapping[str, str], lines: str) -> str:
+        """SQL for the rows on which the rule fails, and the first of its keys that does. DuckDB's own message is left out: it tells of
+        another row where several fail."""
+        keys = " ".join(f"WHEN TRY(struct_pack(v := {sql})) IS NULL THEN {literal(name.removeprefix('#'))}" for name, sql in inputs.items())
+        tried = ", ".join(f"TRY({sql}) AS {quote(name)}" for name, sql in inputs.items())
+        return f"""SELECT "#rid", concat('quarantine.expression|', coalesce("#failed", 'an amount is out of range')) AS fault
+            FROM (SELECT "#rid", CASE WHEN TRY({applies}) IS NULL THEN 'when' {keys} END AS "#failed", {tried}
+                FROM c WHERE "#op" <> 'd' AND coalesce(TRY({applies}), true))
+            WHERE "#failed" IS NOT NULL OR TRY(struct_pack(fault := {self.fault()}, lines := {lines})) IS NULL"""
 
     def refuse(self, key: str, fault: object) -> NoReturn:
         raise ConfigError("rules.bad", rule=self.rule.name, place=self.rule.place, key=key, fault=fault) from None
@@ -167,10 +182,7 @@ class _Compiler:
         return "CAST(NULL AS VARCHAR)" if text is None else f"CAST({self.expression(key, text).sql} AS VARCHAR)"
 
     def date(self) -> str:
-        date = self.expression("date", self.rule.date, "DATE", "TIMESTAMP", "TIMESTAMP WITH TIME ZONE")
-        if type_of(self.connection, date, "rule_row") == "TIMESTAMP WITH TIME ZONE":
-            return f"CAST(timezone({literal(self.book.config.time_zone)}, {date.sql}) AS DATE)"
-        return f"CAST({date.sql} AS DATE)"
+        return f"CAST({self.expression('date', self.rule.date, 'DATE', 'TIMESTAMP', 'TIMESTAMP WITH TIME ZONE').sql} AS DATE)"
 
     def amount(self, key: str, text: str) -> str:
         """An expression that is exact from end to end."""
@@ -187,38 +199,35 @@ class _Compiler:
     def line_inputs(self, i: int, line: LineConfig) -> dict[str, str]:
         """What a line needs of the row, by the names `fault` and `line_struct` use."""
         at = f"lines.{i}"
-        inputs = {
-            f"#account{i}": self.account(at, line),
-            f"#amount{i}": self.amount(f"{at}.{'debit' if line.debit else 'credit'}", line.debit or line.credit or ""),
-        }
-        for name in ("orig_amount", "rate", "quantity"):
-            if text := getattr(line, name):
-                inputs[f"#{name}{i}"] = self.amount(f"{at}.{name}", text)
+        inputs = {f"#{at}.account": self.account(f"{at}.account", line)}
+        for name in (_side(line), "orig_amount", "rate", "quantity"):
+            if (text := getattr(line, name)) is not None:
+                inputs[f"#{at}.{name}"] = self.amount(f"{at}.{name}", text)
         for name in ("currency", "unit"):
-            if text := getattr(line, name):
-                inputs[f"#{name}{i}"] = self.text(f"{at}.{name}", text)
+            if (text := getattr(line, name)) is not None:
+                inputs[f"#{at}.{name}"] = self.text(f"{at}.{name}", text)
         for name, text in line.dims.items():
-            inputs[f"#dim{i}:{name}"] = self.text(f"{at}.dims.{name}", text)
+            inputs[f"#{at}.dims.{name}"] = self.text(f"{at}.dims.{name}", text)
         return inputs
 
-    def account(self, at: str, line: LineConfig) -> str:
+    def account(self, key: str, line: LineConfig) -> str:
         if isinstance(line.account, dict):
-            return self.text(f"{at}.account", line.account["expr"])
+            return self.text(key, line.account["expr"])
         if line.account not in self.book.accounts:
             chart = self.book.config.chart
-            self.refuse(f"{at}.account", f"account '{line.account}' is not in the chart '{chart}' of book '{self.book.name}'")
+            self.refuse(key, f"account '{line.account}' is not in the chart '{chart}' of book '{self.book.name}'")
         return literal(line.account)
 
     def line_struct(self, i: int, line: LineConfig) -> str:
-        amount = f"CAST({quote(f'#amount{i}')} AS DECIMAL(38,{AMOUNT_SCALE}))"
+        amount = f"CAST({_input(i, _side(line))} AS DECIMAL(38,{AMOUNT_SCALE}))"
         none = f"CAST(NULL AS DECIMAL(38,{AMOUNT_SCALE}))"
         base = literal(self.book.config.base_currency)
 
         def given(name: str, kind: str, default: str) -> str:
-            return f"CAST({quote(f'#{name}{i}')} AS {kind})" if getattr(line, name) else default
+            return default if getattr(line, name) is None else f"CAST({_input(i, name)} AS {kind})"
 
-        return f"""struct_pack(line_no := {i + 1}, account := {quote(f"#account{i}")},
-            debit := {amount if line.debit else none}, credit := {amount if line.credit else none},
+        return f"""struct_pack(line_no := {i + 1}, account := {_input(i, "account")},
+            debit := {none if line.debit is None else amount}, credit := {none if line.credit is None else amount},
             currency := {given("currency", "VARCHAR", base)},
             orig_amount := {given("orig_amount", f"DECIMAL(38,{AMOUNT_SCALE})", amount)},
             rate := {given("rate", f"DECIMAL(38,{RATE_SCALE})", f"CAST(1 AS DECIMAL(38,{RATE_SCALE}))")},
@@ -231,8 +240,7 @@ class _Compiler:
             return "'{}'"
         parts = []
         for name in sorted(line.dims):
-            value = quote(f"#dim{i}:{name}")
-            parts.append(f"coalesce({literal(', ' + _json_name(name))} || CAST(to_json({value}) AS VARCHAR), '')")
+            parts.append(f"coalesce({literal(', ' + _json_name(name))} || CAST(to_json({_input(i, f'dims.{name}')}) AS VARCHAR), '')")
         return f"'{{' || substr({' || '.join(parts)}, 3) || '}}'"
 
     def fault(self) -> str:
@@ -243,19 +251,19 @@ class _Compiler:
         for i, line in enumerate(self.rule.lines):
             cases += self.line_faults(i, line)
         debit, credit = (
-            " + ".join(quote(f"#amount{i}") for i, line in enumerate(self.rule.lines) if getattr(line, side)) or "0"
+            " + ".join(_input(i, side) for i, line in enumerate(self.rule.lines) if _side(line) == side) or "0"
             for side in ("debit", "credit")
         )
         cases.append(f"WHEN {debit} <> {credit} THEN concat('quarantine.unbalanced|debit ', {debit}, ', credit ', {credit})")
         return f"CASE {' '.join(cases)} END"
 
     def line_faults(self, i: int, line: LineConfig) -> list[str]:
-        amount, account = quote(f"#amount{i}"), quote(f"#account{i}")
+        amount, account, currency = _input(i, _side(line)), _input(i, "account"), _input(i, "currency")
         cases = [f"WHEN {amount} IS NULL THEN 'quarantine.no_amount|line {i + 1}'"]
-        scales = {"amount": self.book.config.decimals, "orig_amount": AMOUNT_SCALE, "rate": RATE_SCALE, "quantity": AMOUNT_SCALE}
+        scales = {_side(line): self.book.config.decimals, "orig_amount": AMOUNT_SCALE, "rate": RATE_SCALE, "quantity": AMOUNT_SCALE}
         for name, scale in scales.items():
-            if name == "amount" or getattr(line, name):
-                value = quote(f"#{name}{i}")
+            if getattr(line, name) is not None:
+                value = _input(i, name)
                 cases.append(
                     f"WHEN {value} <> round({value}, {scale}) THEN concat('quarantine.decimals|line {i + 1}: ', {value}, ' ({scale})')"
                 )
@@ -263,4 +271,14 @@ class _Compiler:
             codes = ", ".join(literal(code) for code in sorted(self.book.accounts))
             cases.append(f"WHEN {amount} <> 0 AND {account} IS NULL THEN 'quarantine.no_account|line {i + 1}'")
             cases.append(f"WHEN {amount} <> 0 AND {account} NOT IN ({codes}) THEN concat('quarantine.account|line {i + 1}: ', {account})")
+        if line.currency is not None:
+            cases.append(f"WHEN {amount} <> 0 AND {currency} IS NULL THEN 'quarantine.no_currency|line {i + 1}'")
         return cases
+
+
+def _side(line: LineConfig) -> str:
+    return "credit" if line.debit is None else "debit"
+
+
+def _input(i: int, name: str) -> str:
+    return quote(f"#lines.{i}.{name}")

@@ -1,0 +1,217 @@
+"""Puts things together: from a config to sources, store, pipeline and the socket's server. Functions here only connect.
+
+What the commands do to a store while no daemon runs (`quarantine retry`, `snapshot`) goes through the same functions the daemon calls.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import replace
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+from cdc.accounting.accountant import Accountant
+from cdc.accounting.charts import load_chart
+from cdc.accounting.rules import Book
+from cdc.config import Config, SourceConfig
+from cdc.errors import ConfigError
+from cdc.paths import places
+from cdc.pipeline import Pipeline
+from cdc.protocols import Inspection, Source
+from cdc.types import Account, SnapshotProgress, TableSchema
+
+if TYPE_CHECKING:
+    from sinks.ducklake import Publisher
+
+    from cdc.serving.server import Server
+    from sinks.duckdb import DuckDBSink
+
+# By url scheme: the kind of source, its module, and the names of its Source and its Inspection.
+SOURCES = {
+    "postgres": ("postgres", "cdc.sources.postgres", "PostgresSource", "PostgresInspection"),
+    "postgresql": ("postgres", "cdc.sources.postgres", "PostgresSource", "PostgresInspection"),
+}
+
+
+def kind(source: SourceConfig) -> str:
+    """`postgres` or `mysql`. Raises ConfigError for a url of another scheme."""
+    return _entry(source)[0]
+
+
+def source(name: str, config: SourceConfig) -> Source:
+    """A new Source, not yet opened."""
+    _, module, cls, _ = _entry(config)
+    made: Source = getattr(import_module(module), cls)(name, config)
+    return made
+
+
+def inspection(name: str, config: SourceConfig) -> Inspection:
+    """A new Inspection of a source; it connects when it is first asked."""
+    _, module, _, cls = _entry(config)
+    made: Inspection = getattr(import_module(module), cls)(name, config)
+    return made
+
+
+def books(config: Config) -> tuple[dict[str, Book], list[Account]]:
+    """The books with their charts loaded, and all their accounts. Raises ConfigError for a chart that can't be had."""
+    made, accounts = {}, []
+    for name, book in config.books.items():
+        chart = load_chart(name, book.chart, config.path.parent)
+        accounts += chart
+        made[name] = Book(name, book, frozenset(account.code for account in chart))
+    return made, accounts
+
+
+def accountant(config: Config) -> Accountant:
+    """The rules of a config, ready to be compiled against schemas."""
+    return Accountant(config.rules, books(config)[0])
+
+
+def check_rules(config: Config, schemas: Mapping[str, TableSchema]) -> None:
+    """Compile every rule of the tables given, by `source_table`. Raises ConfigError for the first that does not fit."""
+    checker = accountant(config)
+    try:
+        for schema in schemas.values():
+            checker.compile(schema)
+    finally:
+        checker.close()
+
+
+def sink(config: Config) -> DuckDBSink:
+    """The store, opened as its one writer and made ready. Raises StoreError where it can't be."""
+    from sinks.duckdb import DuckDBSink
+
+    accounts = books(config)[1]
+    opened = DuckDBSink(places(config.path).store, config.store.memory_limit)
+    try:
+        opened.prepare(accounts)
+    except BaseException:
+        opened.close()
+        raise
+    return opened
+
+
+def pipeline(config: Config, store: DuckDBSink) -> Pipeline:
+    """The pipeline that writes a store."""
+    from checkpoints.instore import InStore
+
+    return Pipeline(store, InStore(), accountant(config))
+
+
+def server(config: Config, store: DuckDBSink, actions: Mapping[str, Callable[[dict[str, Any]], object]]) -> Server:
+    """The socket's server for a store, not yet started."""
+    from cdc.serving.server import Server
+
+    return Server(
+        places(config.path).socket,
+        int(config.store.socket_mode, 8),
+        store.reader,
+        actions,
+        read_timeout_s=config.store.read_timeout.total_seconds(),
+    )
+
+
+def publisher(config: Config, store: DuckDBSink) -> Publisher | None:
+    """What publishes a store's journal, if the config says so."""
+    if config.publish is None:
+        return None
+    from sinks.ducklake import Publisher
+
+    return Publisher(store.reader, config.publish.url, config.publish.keep)
+
+
+def settle_quarantine(store: DuckDBSink, pipe: Pipeline, action: str, ids: Sequence[str]) -> dict[str, int]:
+    """`retry` or `ignore` open quarantine items; how many were open, and how many of the rows are in quarantine after it."""
+    with store.reader() as cursor:
+        items = cursor.execute(
+            "SELECT source, source_table, row_key FROM ledger.quarantine WHERE status = 'open' AND list_contains($1, CAST(id AS VARCHAR))",
+            [list(ids)],
+        ).fetchall()
+    _change(
+        store,
+        "UPDATE ledger.quarantine SET status = $1 WHERE status = 'open' AND list_contains($2, CAST(id AS VARCHAR))",
+        ["ignored" if action == "ignore" else "resolved", list(ids)],
+    )
+    if action == "retry":
+        for name in sorted({item[0] for item in items}):
+            pipe.retry(name, [(table, key) for owner, table, key in items if owner == name])
+    rows = {(table, key) for _, table, key in items}
+    with store.reader() as cursor:
+        still = cursor.execute("SELECT DISTINCT source_table, row_key FROM ledger.quarantine WHERE status = 'open'").fetchall()
+    return {"items": len(items), "still_quarantined": len(rows & set(still))}
+
+
+def save_status(store: DuckDBSink, name: str, state: str, last_error: dict[str, Any] | None) -> None:
+    """Keep what `status` says of a source once the daemon is down."""
+    error = json.dumps(last_error, ensure_ascii=False) if last_error else None
+    _change(store, "DELETE FROM meta.status WHERE source = $1", [name])
+    _change(store, "INSERT INTO meta.status (source, state, last_error, at) VALUES ($1, $2, $3, now())", [name, state, error])
+
+
+def want_snapshot(config: Config, store: DuckDBSink, name: str, tables: Sequence[str]) -> dict[str, list[str]]:
+    """Mark tables of a source (all, if none are named) to be copied anew; it posts only what differs. Raises ConfigError."""
+    from checkpoints.instore import InStore
+
+    if name not in config.sources:
+        raise ConfigError("config.key", path=config.path, key=f"sources.{name}", fault="there is no such source")
+    captured = config.sources[name].tables
+    wanted = list(tables) or captured
+    for table in wanted:
+        if table not in captured:
+            raise ConfigError("config.key", path=config.path, key=f"sources.{name}.tables", fault=f"'{table}' is not captured")
+    checkpoints = InStore()
+    transaction = store.begin()
+    try:
+        known = checkpoints.load(transaction, name).snapshots
+        for table in wanted:
+            former = known.get(table) or SnapshotProgress(table, 0, "", "wanted", "", 0, 0)
+            checkpoints.record(transaction, name, replace(former, state="wanted", progress="", rows_done=0))
+        transaction.commit()
+    except BaseException:
+        transaction.rollback()
+        raise
+    return {"tables": list(wanted)}
+
+
+def quarantine(config: Config, action: str, ids: Sequence[str]) -> dict[str, int]:
+    """`settle_quarantine` while no daemon runs."""
+    with _offline(config) as (store, pipe):
+        return settle_quarantine(store, pipe, action, ids)
+
+
+def request_snapshot(config: Config, name: str, tables: Sequence[str]) -> dict[str, list[str]]:
+    """`want_snapshot` while no daemon runs."""
+    with _offline(config) as (store, _):
+        return want_snapshot(config, store, name, tables)
+
+
+def _change(store: DuckDBSink, statement: str, parameters: Sequence[object]) -> None:
+    """One statement as a store transaction of its own."""
+    transaction = store.begin()
+    try:
+        transaction.sql(statement, parameters)
+        transaction.commit()
+    finally:
+        transaction.rollback()
+
+
+@contextmanager
+def _offline(config: Config) -> Iterator[tuple[DuckDBSink, Pipeline]]:
+    store = sink(config)
+    try:
+        pipe = pipeline(config, store)
+        try:
+            yield store, pipe
+        finally:
+            pipe.close()
+    finally:
+        store.close()
+
+
+def _entry(config: SourceConfig) -> tuple[str, str, str, str]:
+    scheme = config.parts.scheme
+    if scheme not in SOURCES:
+        raise ConfigError("config.scheme", scheme=scheme, known=", ".join(sorted(SOURCES)))
+    return SOURCES[scheme]

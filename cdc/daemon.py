@@ -1,0 +1,392 @@
+"""The daemon: threads, signals, backoff. One reader thread per source, one apply thread per store, and the readers' socket.
+
+Worker      reads one source; after any error it drops what it has, asks the store where it stands, and opens the source anew
+ApplyLoop   takes the workers' waiting batches (one each at most) and applies those of several sources in one store transaction
+Daemon      starts and ends them, samples lags, answers `status`
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import signal
+import socket
+import threading
+import time
+from collections import deque
+from collections.abc import Callable
+from concurrent.futures import Future
+from contextlib import ExitStack
+from datetime import UTC, datetime
+from typing import TYPE_CHECKING, Any, TypeVar
+
+from cdc import build
+from cdc.config import Config
+from cdc.errors import EXIT_FINE, Action, ConfigError, LedgertailError, SourceError, SourceUnavailable, policy
+from cdc.observe import Heartbeat, SourceStatus, iso
+from cdc.pipeline import Pipeline
+from cdc.protocols import Inspection, Source
+from cdc.types import MicroBatch
+
+if TYPE_CHECKING:
+    from sinks.ducklake import Publisher
+
+KEEPALIVE_S = 5.0
+SAMPLE_S = 2.0
+BACKOFF_FIRST_S, BACKOFF_MAX_S = 0.5, 30.0
+PATIENCE_S = 60.0  # how long `--until-caught-up` waits for a source that can't be reached
+_log = logging.getLogger("ledgertail")
+T = TypeVar("T")
+
+
+class Stopped(Exception):
+    """The daemon is going down; whatever was waiting is dropped."""
+
+
+class Worker(threading.Thread):
+    """Tails one source until the daemon stops or an error halts it."""
+
+    def __init__(self, name: str, make: Callable[[], Source], inspection: Inspection, loop: ApplyLoop, status: SourceStatus) -> None:
+        super().__init__(name=f"source-{name}", daemon=True)
+        self.source_name, self.status, self.inspection = name, status, inspection
+        self._make, self._loop = make, loop
+        self._source: Source | None = None
+        self._fault: BaseException | None = None
+        self._stopping = threading.Event()
+        self.patience_s: float | None = None
+        self.error: BaseException | None = None
+
+    def run(self) -> None:
+        backoff_s, failing_since = BACKOFF_FIRST_S, time.monotonic()
+        while not self._stopping.is_set():
+            try:
+                self._tail()
+            except Stopped:
+                return
+            except BaseException as error:  # noqa: BLE001 - the policy table decides what becomes of it
+                if self.status.progressed():
+                    backoff_s, failing_since = BACKOFF_FIRST_S, time.monotonic()
+                impatient = self.patience_s is not None and time.monotonic() - failing_since > self.patience_s
+                if self._halts(error) or impatient:
+                    self.error = error
+                    return
+                self._stopping.wait(backoff_s)
+                backoff_s = min(backoff_s * 2, BACKOFF_MAX_S)
+
+    def end(self) -> None:
+        """Have the thread end, which it does within about a second, and wait for it."""
+        self._stopping.set()
+        self._loop.wake()
+        self.join()
+
+    def fail(self, error: BaseException) -> None:
+        """What was handed over could not be applied: the thread drops what it has and begins again, or halts."""
+        self._fault = error
+
+    def acknowledge(self, batch: MicroBatch) -> None:
+        """A batch of this worker is in the store."""
+        source = self._source
+        if source is not None:
+            source.acknowledge(batch.position)
+
+    def check(self) -> None:
+        """Raises what made the worker fail, or Stopped."""
+        if self._stopping.is_set():
+            raise Stopped
+        if self._fault is not None:
+            fault, self._fault = self._fault, None
+            raise fault
+
+    def _tail(self) -> None:
+        resume = self._loop.call(lambda pipeline: pipeline.resume(self.source_name), self)
+        self._fault = None
+        self.status.resumed(resume)
+        self._source = source = self._make()
+        try:
+            source.open(resume)
+            while True:
+                self.check()
+                batch = source.read()
+                if batch is not None:
+                    self._loop.submit(self, batch, source.keepalive)
+        finally:
+            self._source = None
+            source.close()
+
+    def _halts(self, error: BaseException) -> bool:
+        halts = policy(error).action is Action.HALT
+        self.status.failed(error, halts)
+        known = isinstance(error, (SourceError, ConfigError)) or hasattr(error, "hint")
+        message = "source '%s' %s: %s - %s"
+        _log.log(
+            logging.ERROR if halts else logging.WARNING,
+            message, self.source_name, "halted" if halts else "will be tried again", error, getattr(error, "hint", ""),
+            exc_info=None if known else error,
+        )  # fmt: skip
+        return halts
+
+
+class ApplyLoop(threading.Thread):
+    """The one thread that writes the store."""
+
+    def __init__(self, pipeline: Pipeline, when_idle: Callable[[], object]) -> None:
+        super().__init__(name="apply", daemon=True)
+        self._pipeline, self._when_idle = pipeline, when_idle
+        self._changed = threading.Condition()
+        self._waiting: dict[Worker, MicroBatch] = {}
+        self._calls: deque[tuple[Callable[[Pipeline], Any], Future[Any], Worker | None]] = deque()
+        self._stopped = False
+
+    def call(self, function: Callable[[Pipeline], T], worker: Worker | None = None) -> T:
+        """Run a function on this thread, between two store transactions, and return what it returns. Raises what it raises.
+
+        A worker that calls has dropped what it had: the open transaction of its half-applied batch is rolled back first.
+        """
+        future: Future[T] = Future()
+        with self._changed:
+            if self._stopped:
+                raise Stopped
+            self._calls.append((function, future, worker))
+            self._changed.notify_all()
+        return future.result()
+
+    def submit(self, worker: Worker, batch: MicroBatch, keepalive: Callable[[], None]) -> None:
+        """Hand a batch over once the one before it has been applied; keeps the source alive meanwhile. Raises the worker's fault."""
+        if batch.transactions.num_rows:
+            worker.status.received(batch.transactions.column("committed_at")[0].as_py().timestamp())
+        while True:
+            with self._changed:
+                worker.check()
+                if worker not in self._waiting and not self._stopped:
+                    self._waiting[worker] = batch
+                    self._changed.notify_all()
+                    return
+                self._changed.wait(KEEPALIVE_S)
+            keepalive()
+
+    def wake(self) -> None:
+        """Let waiting threads look again."""
+        with self._changed:
+            self._changed.notify_all()
+
+    def end(self) -> None:
+        """End after the transaction at hand, an unfinished one is rolled back, and wait for it."""
+        with self._changed:
+            self._stopped = True
+            self._changed.notify_all()
+        self.join()
+
+    def run(self) -> None:
+        while not self._stopped:
+            call, batches = self._next()
+            if call is not None:
+                self._answer(*call)
+            elif batches:
+                self._apply(batches)
+            else:
+                self._when_idle()
+        for _, future, _ in self._calls:
+            future.set_exception(Stopped())
+        self._pipeline.close()
+
+    def _next(self) -> tuple[tuple[Callable[[Pipeline], Any], Future[Any], Worker | None] | None, dict[Worker, MicroBatch]]:
+        """The next call or the batches to apply now. They leave the waiting room only once they are applied."""
+        with self._changed:
+            unfinished = self._pipeline.unfinished
+            for call in self._calls:
+                if unfinished is None or (call[2] is not None and call[2].source_name == unfinished):
+                    self._calls.remove(call)
+                    return call, {}
+            ready = {w: b for w, b in self._waiting.items() if unfinished in (None, w.source_name)}
+            whole = {w: b for w, b in ready.items() if b.whole}
+            if not ready:
+                self._changed.wait(1.0)
+            return None, whole if whole and unfinished is None else dict(list(ready.items())[:1])
+
+    def _answer(self, function: Callable[[Pipeline], Any], future: Future[Any], worker: Worker | None) -> None:
+        if worker is not None:
+            if self._pipeline.unfinished == worker.source_name:
+                self._pipeline.forget()
+            self._release([worker])
+        try:
+            future.set_result(function(self._pipeline))
+        except BaseException as error:  # noqa: BLE001 - it belongs to the caller
+            future.set_exception(error)
+
+    def _apply(self, batches: dict[Worker, MicroBatch]) -> None:
+        try:
+            committed = self._pipeline.apply(list(batches.values()))
+        except (SourceError, ConfigError) as error:
+            if len(batches) > 1:  # Whose fault it is shows when each is applied alone.
+                for worker, batch in batches.items():
+                    self._apply({worker: batch})
+                return
+            self._fail(list(batches), error)
+        except BaseException as error:  # noqa: BLE001 - the store's state is unknown: every worker asks it again
+            self._fail(list(self._waiting), error)
+        else:
+            for worker, batch in batches.items():
+                if committed:
+                    worker.acknowledge(batch)
+                promoted = [schema.table for schema in batch.promote]
+                worker.status.applied(batch.position, batch.rows, batch.snapshot, promoted)
+            self._release(list(batches))
+
+    def _fail(self, workers: list[Worker], error: BaseException) -> None:
+        for worker in workers:
+            worker.fail(error)
+        self._release(workers)
+
+    def _release(self, workers: list[Worker]) -> None:
+        with self._changed:
+            for worker in workers:
+                self._waiting.pop(worker, None)
+            self._changed.notify_all()
+
+
+class Publishing(threading.Thread):
+    """Publishes the journal every so often, and once more at the end. A failure is logged and tried again next time."""
+
+    def __init__(self, publisher: Publisher, config: Config, stop: threading.Event) -> None:
+        super().__init__(name="publish", daemon=True)
+        self._publisher, self._stop_event = publisher, stop
+        self._every_s = config.publish.every.total_seconds() if config.publish else 0.0
+
+    def run(self) -> None:
+        while True:
+            last = self._stop_event.wait(self._every_s)
+            try:
+                self._publisher.publish_once()
+            except LedgertailError as error:
+                _log.error("publishing the journal: %s - %s", error, error.hint)
+            if last:
+                return
+
+
+class Daemon:
+    """Everything that runs while the daemon is up."""
+
+    def __init__(self, config: Config) -> None:
+        self._config = config
+        self._sink = build.sink(config)
+        self._stop = threading.Event()
+        try:
+            self._loop = ApplyLoop(build.pipeline(config, self._sink), self._sink.checkpoint_if_idle)
+            self._workers = [self._worker(name) for name in config.sources]
+            self._server = build.server(
+                config, self._sink, {"status": self._status, "quarantine": self._quarantine, "snapshot": self._snapshot}
+            )
+            publisher = build.publisher(config, self._sink)
+            self._publishing = Publishing(publisher, config, self._stop) if publisher else None
+        except BaseException:
+            self._sink.close()
+            raise
+
+    def run(self, until_caught_up: bool = False) -> int:
+        """Run until a signal, until every source has halted, or until the sources' positions of now are reached. The exit code."""
+        for number in (signal.SIGTERM, signal.SIGINT):
+            signal.signal(number, lambda *_: self._stop.set())
+        with ExitStack() as ending:  # carried out from the last to the first, whatever fails
+            ending.callback(self._sink.close)
+            for worker in self._workers:
+                ending.callback(worker.inspection.close)
+            ending.callback(self._server.close)
+            self._server.start()
+            self._loop.start()
+            ending.callback(self._loop.end)
+            ending.callback(self._save_status)
+            if self._publishing:
+                self._publishing.start()
+                ending.callback(self._publishing.join)
+            for worker in self._workers:
+                worker.patience_s = PATIENCE_S if until_caught_up else None
+                worker.start()
+                ending.callback(worker.end)
+            ending.callback(self._stop.set)
+            ending.callback(_notify, "STOPPING=1")
+            _notify("READY=1")
+            self._watch(until_caught_up)
+        errors = [worker.error for worker in self._workers if worker.error is not None]
+        return policy(errors[0]).exit_code if errors else EXIT_FINE
+
+    def _worker(self, name: str) -> Worker:
+        source = self._config.sources[name]
+        status = SourceStatus(name, build.kind(source), tuple(source.tables))
+        return Worker(name, lambda: build.source(name, source), build.inspection(name, source), self._loop, status)
+
+    def _watch(self, until_caught_up: bool) -> None:
+        """Sample lags and show progress until it is time to stop."""
+        heartbeat = Heartbeat()
+        targets: dict[str, str] = {}
+        while not self._stop.wait(SAMPLE_S if not until_caught_up else 0.2):
+            running = [worker for worker in self._workers if worker.is_alive()]
+            for worker in running:
+                if (head := _sample(worker)) is not None:
+                    targets.setdefault(worker.source_name, head)
+            heartbeat.beat([worker.status for worker in self._workers])
+            _notify("WATCHDOG=1")
+            if not running or (until_caught_up and all(_reached(worker, targets) for worker in running)):
+                return
+
+    def _save_status(self) -> None:
+        for worker in self._workers:
+            status = worker.status
+            self._loop.call(lambda _, s=status: build.save_status(self._sink, s.name, s.state, s.last_error))  # type: ignore[misc]
+
+    def _status(self, _: dict[str, Any]) -> object:
+        with self._sink.reader() as cursor:
+            last = cursor.execute("SELECT batch_seq, applied_at FROM ledger.batches ORDER BY batch_seq DESC LIMIT 1").fetchone()
+            quarantined = dict(
+                cursor.execute("SELECT source, count(*) FROM ledger.quarantine WHERE status = 'open' GROUP BY source").fetchall()
+            )
+        applied_at = last[1].astimezone(UTC).isoformat(timespec="milliseconds") if last else None
+        return {
+            "daemon": "up",
+            "at": iso(datetime.now(UTC).timestamp()),
+            "store": {"url": self._config.store.url, "batch_seq": last[0] if last else None, "applied_at": applied_at},
+            "sources": [worker.status.facts(quarantined.get(worker.source_name, 0)) for worker in self._workers],
+        }
+
+    def _quarantine(self, request: dict[str, Any]) -> object:
+        action, ids = str(request["action"]), [str(item) for item in request["ids"]]
+        return self._loop.call(lambda pipeline: build.settle_quarantine(self._sink, pipeline, action, ids))
+
+    def _snapshot(self, request: dict[str, Any]) -> object:
+        """Tables are marked as wanted; their source's worker begins again and copies them."""
+        source, tables = str(request["source"]), [str(table) for table in request["tables"]]
+        answer = self._loop.call(lambda _: build.want_snapshot(self._config, self._sink, source, tables))
+        for worker in self._workers:
+            if worker.source_name == source:
+                worker.fail(SourceUnavailable("daemon.restart", source=source))
+        return answer
+
+
+def run(config: Config, until_caught_up: bool = False) -> int:
+    """The daemon in the foreground. Returns its exit code; raises ConfigError and StoreError before anything has started."""
+    return Daemon(config).run(until_caught_up)
+
+
+def _sample(worker: Worker) -> str | None:
+    """Ask the source's server for its log's head; a server that does not answer is the worker's to report."""
+    try:
+        lag = worker.inspection.lag(worker.status.position)
+    except SourceError:
+        return None
+    worker.status.sampled(lag)
+    return lag.head
+
+
+def _reached(worker: Worker, targets: dict[str, str]) -> bool:
+    status = worker.status
+    target = targets.get(worker.source_name)
+    done = target is not None and status.position is not None and worker.inspection.reached(status.position, target)
+    return done and status.state == "streaming" and status.pending_since is None
+
+
+def _notify(message: str) -> None:
+    """Tell systemd (sd_notify(3)), if it asked to be told."""
+    address = os.environ.get("NOTIFY_SOCKET")
+    if address:
+        with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as notify:
+            notify.connect("\0" + address[1:] if address.startswith("@") else address)
+            notify.sendall(message.encode())

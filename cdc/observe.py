@@ -1,0 +1,161 @@
+"""What the daemon knows about its sources: state, lag, rate, last error. The `status` contract is assembled here.
+
+Lag is end to end, from the source's log to the store. A source lags 0 seconds when everything its server had at the last sample is in the
+store; else as many seconds as have gone by since the store last had everything, or since the oldest change it still lacks was
+committed, whichever is longer.
+"""
+
+from __future__ import annotations
+
+import logging
+import threading
+import time
+from collections import deque
+from dataclasses import dataclass, field, replace
+from datetime import UTC, datetime
+from typing import Any
+
+from cdc.errors import LedgertailError
+from cdc.types import Position, Resume, SnapshotProgress, SourceLag
+
+RATE_WINDOW_S = 10.0
+
+
+def iso(timestamp: float) -> str:
+    """A Unix time as ISO 8601 in UTC."""
+    return datetime.fromtimestamp(timestamp, UTC).isoformat(timespec="milliseconds")
+
+
+def error_facts(error: BaseException) -> dict[str, Any]:
+    """An error as `status` shows it: code, message, hint, at."""
+    if isinstance(error, LedgertailError):
+        return {"code": error.code, "message": error.message, "hint": error.hint, "at": iso(time.time())}
+    return {"code": "internal", "message": f"{type(error).__name__}: {error}", "hint": "", "at": iso(time.time())}
+
+
+@dataclass
+class SourceStatus:
+    """One source as seen by the daemon. Written by its threads under the lock, read by `status`."""
+
+    name: str
+    kind: str
+    tables: tuple[str, ...]
+    state: str = "down"
+    position: Position | None = None
+    snapshots: dict[str, SnapshotProgress] = field(default_factory=dict)
+    last_error: dict[str, Any] | None = None
+    lag: SourceLag | None = None
+    caught_up_at: float | None = None
+    pending_since: float | None = None
+    _progressed: bool = False
+    _applied: deque[tuple[float, int]] = field(default_factory=deque)
+    _lock: threading.Lock = field(default_factory=threading.Lock)
+
+    def resumed(self, resume: Resume) -> None:
+        with self._lock:
+            self.position = resume.checkpoint.position if resume.checkpoint else None
+            self.snapshots = dict(resume.snapshots)
+            self.pending_since = None
+            self.state = "snapshot" if self._copying() else "streaming"
+
+    def received(self, oldest_commit_at: float) -> None:
+        """A batch waits to be applied; its first transaction was committed then."""
+        with self._lock:
+            self.pending_since = min(self.pending_since or oldest_commit_at, oldest_commit_at)
+
+    def applied(self, position: Position, changes: int, snapshot: SnapshotProgress | None, promoted: list[str]) -> None:
+        now = time.monotonic()
+        with self._lock:
+            self.position, self.pending_since = position, None
+            self._applied.append((now, changes))
+            if snapshot is not None:
+                self.snapshots[snapshot.table] = snapshot
+            for table in promoted:
+                self.snapshots[table] = replace(self.snapshots[table], state="done")
+            self.state = "snapshot" if self._copying() else "streaming"
+            self.last_error = None
+            self._progressed = True
+
+    def progressed(self) -> bool:
+        """Whether anything was applied since this was asked last."""
+        with self._lock:
+            progressed, self._progressed = self._progressed, False
+            return progressed
+
+    def sampled(self, lag: SourceLag) -> None:
+        """The source's server was asked how far its log has gone."""
+        with self._lock:
+            self.lag = lag
+            if lag.lag_bytes == 0:
+                self.caught_up_at = lag.sampled_at
+
+    def failed(self, error: BaseException, halted: bool) -> None:
+        with self._lock:
+            self.last_error = error_facts(error)
+            self.state = "halted" if halted else "down"
+            self.pending_since = None
+
+    def lag_seconds(self) -> float | None:
+        """Seconds the store is behind the source; None before the first sample."""
+        if self.lag is None:
+            return None
+        now = time.time()
+        waiting = now - self.pending_since if self.pending_since is not None else 0.0
+        behind = now - (self.caught_up_at or now) if self.lag.lag_bytes else 0.0
+        return round(max(waiting, behind, 0.0), 3)
+
+    def rate(self) -> float:
+        """Row changes applied per second, over the last ten seconds."""
+        horizon = time.monotonic() - RATE_WINDOW_S
+        with self._lock:
+            while self._applied and self._applied[0][0] < horizon:
+                self._applied.popleft()
+            return round(sum(count for _, count in self._applied) / RATE_WINDOW_S, 1)
+
+    def facts(self, quarantined: int) -> dict[str, Any]:
+        """This source in `status --json`."""
+        lag = self.lag
+        return {
+            "name": self.name,
+            "kind": self.kind,
+            "state": self.state,
+            "position": self.position,
+            "lag_seconds": self.lag_seconds(),
+            "lag_bytes": lag.lag_bytes if lag else None,
+            "retained_bytes": lag.retained_bytes if lag else None,
+            "changes_per_second": self.rate(),
+            "snapshot": self._progress(),
+            "quarantined": quarantined,
+            "last_error": self.last_error,
+        }
+
+    def _copying(self) -> list[str]:
+        """Tables that are not mirrored yet."""
+        return [table for table in self.tables if table not in self.snapshots or self.snapshots[table].state != "done"]
+
+    def _progress(self) -> dict[str, int] | None:
+        copying = [self.snapshots[table] for table in self._copying() if table in self.snapshots]
+        if not self._copying():
+            return None
+        return {"rows_done": sum(p.rows_done for p in copying), "rows_estimated": sum(p.rows_estimated for p in copying)}
+
+
+class Heartbeat:
+    """A line in the log now and then while work goes on, so that nobody wonders."""
+
+    def __init__(self, every_s: float = 10.0) -> None:
+        self._every_s, self._next = every_s, time.monotonic() + every_s
+        self._log = logging.getLogger("ledgertail")
+
+    def beat(self, statuses: list[SourceStatus]) -> None:
+        if time.monotonic() < self._next:
+            return
+        self._next = time.monotonic() + self._every_s
+        for status in statuses:
+            facts = status.facts(0)
+            snapshot = facts["snapshot"]
+            done = f", snapshot {snapshot['rows_done']:,} of about {snapshot['rows_estimated']:,} rows" if snapshot else ""
+            self._log.info(
+                "source '%s': %s at %s, %s s behind, %s changes/s%s",
+                status.name, status.state, status.position, facts["lag_seconds"], facts["changes_per_second"], done,
+            )  # fmt: skip

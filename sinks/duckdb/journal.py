@@ -1,0 +1,134 @@
+"""Entries, lines, live entries, quarantine and the batch log."""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime
+
+import pyarrow as pa
+
+from cdc.types import LINES, LIVE, QUARANTINED, BatchLog, Postings, TableSchema
+from sinks.duckdb.chain import BatchHash
+from sinks.duckdb.session import Session
+
+_TEXT_HERE = {"entry_id": "UUID", "reverses": "UUID", "id": "UUID"}
+_LIVE_HEAD = [name for name in LIVE.names if name != "lines"]
+_LINE = [name for name in LINES.names if name not in ("entry_id", "book", "period")]
+# The lines of live entries are the journal's own: kept a second time they would make every lookup read them all. The batch leads
+# to them, as the journal lies in the order of batches.
+_LIVE_LINES = f"""SELECT l.entry_id, list(struct_pack({", ".join(f"{n} := l.{n}" for n in _LINE)}) ORDER BY l.line_no) AS lines
+    FROM ledger.lines l SEMI JOIN live_head h ON l.batch_seq = h.batch_seq AND l.entry_id = h.entry_id GROUP BY l.entry_id"""
+_LIVE = f"""WITH live_head AS MATERIALIZED (SELECT v.* FROM meta.live v {{condition}}), live_lines AS ({_LIVE_LINES})
+    SELECT {", ".join(f"h.{n}" for n in _LIVE_HEAD)}, coalesce(x.lines, []) AS lines
+    FROM live_head h LEFT JOIN live_lines x USING (entry_id)"""
+_LIVE_OF_KEYS = _LIVE.format(condition="SEMI JOIN keys k ON v.row_hash = k.row_hash AND v.row_key = k.row_key WHERE v.source_table = ?")
+_LIVE_OF_TABLE = _LIVE.format(condition="WHERE v.source_table = ?")
+
+
+def live(session: Session, schema: TableSchema, keys: pa.Table | None) -> pa.Table:
+    """The live entries as `SinkTransaction.live` says."""
+    if keys is None:
+        return session.table(_LIVE_OF_TABLE, [schema.name]).cast(LIVE)
+    return session.table(_LIVE_OF_KEYS, [schema.name], keys=keys).cast(LIVE)
+
+
+class Journal:
+    """What one store transaction adds to the journal: batch after batch, each of postings and the log that closes it."""
+
+    def __init__(self, session: Session) -> None:
+        self._session = session
+        self._open_items: int | None = None
+        self._begin(*self._last())
+
+    @property
+    def closed(self) -> bool:
+        """No postings wait for their batch's log."""
+        return not self._postings
+
+    def post(self, part: Postings) -> None:
+        """Write postings into the batch that is open."""
+        session, seq = self._session, self._seq
+        self._postings += 1
+        if part.live_ended.num_rows:
+            session.run(
+                "DELETE FROM meta.live v USING ended e WHERE v.row_hash = e.row_hash AND v.entry_id = CAST(e.entry_id AS UUID)",
+                ended=part.live_ended,
+            )
+        if part.entries.num_rows:
+            self._hash.entries(part.entries)
+            self._append("ledger.entries", part.entries, self._entries)
+            self._entries += part.entries.num_rows
+        if part.lines.num_rows:
+            self._hash.lines(part.lines)
+            self._append("ledger.lines", part.lines, self._lines)
+            self._lines += part.lines.num_rows
+        if part.live_begun.num_rows:
+            _insert(session, "meta.live", part.live_begun.drop_columns(["lines"]), {"batch_seq": str(seq)})
+        self._settle(part.settled)
+        self._quarantine(part.quarantined)
+
+    def close(self, log: BatchLog) -> None:
+        """Write the open batch's log, and begin the next one."""
+        digest = self._hash.hex(self._prev_hash)
+        self._session.run(
+            """INSERT INTO ledger.batches BY NAME SELECT ? AS batch_seq, ? AS source, ? AS first_position, ? AS last_position,
+            ? AS transactions, ? AS changes, ? AS entries, ? AS lines, CAST(? AS TIMESTAMPTZ) AS first_commit_at,
+            CAST(? AS TIMESTAMPTZ) AS last_commit_at, CAST(? AS TIMESTAMPTZ) AS applied_at, ? AS hash, ? AS prev_hash""",
+            [
+                *(self._seq, log.source, log.first_position, log.last_position, log.transactions, log.changes, self._entries, self._lines),
+                *(at.isoformat() for at in (log.first_commit_at, log.last_commit_at, datetime.now(UTC))),
+                *(digest, self._prev_hash),
+            ],
+        )
+        self._begin(self._seq, digest)
+
+    def _last(self) -> tuple[int, str]:
+        last = self._session.rows("SELECT batch_seq, hash FROM ledger.batches ORDER BY batch_seq DESC LIMIT 1")
+        return last[0] if last else (0, "")
+
+    def _begin(self, last_seq: int, prev_hash: str) -> None:
+        self._seq, self._prev_hash = last_seq + 1, prev_hash
+        self._hash = BatchHash()
+        self._postings = self._entries = self._lines = 0
+
+    def _append(self, table: str, rows: pa.Table, start: int) -> None:
+        numbered = rows.append_column("batch_row", pa.arange(start, start + rows.num_rows))
+        _insert(self._session, table, numbered, {"batch_seq": str(self._seq)})
+
+    def _settle(self, settled: pa.Table) -> None:
+        if settled.num_rows and self._open():
+            self._session.run(
+                """UPDATE ledger.quarantine q SET status = 'resolved' FROM settled s WHERE q.status = 'open'
+                AND q.source_table = s.source_table AND q.row_key = s.row_key AND q.book = s.book AND q.rule = s.rule""",
+                settled=settled,
+            )
+            self._open_items = None
+
+    def _quarantine(self, rows: pa.Table) -> None:
+        """Add items; one that is there stays as it is, but for a resolved one, which is open again."""
+        if not rows.num_rows:
+            return
+        session = self._session
+        session.run(
+            """UPDATE ledger.quarantine q SET status = 'open' FROM items i
+            WHERE q.id = CAST(i.id AS UUID) AND q.status = 'resolved'""",
+            items=rows,
+        )
+        names = ", ".join(name for name in QUARANTINED.names if name != "id")
+        session.run(
+            f"""INSERT INTO ledger.quarantine BY NAME SELECT DISTINCT ON (i.id) CAST(i.id AS UUID) AS id, {names}, 'open' AS status,
+            now() AS first_seen FROM items i WHERE CAST(i.id AS UUID) NOT IN (SELECT q.id FROM ledger.quarantine q)""",
+            items=rows,
+        )
+        self._open_items = None
+
+    def _open(self) -> int:
+        """Open quarantine items; there are seldom any, and then nothing needs to be settled."""
+        if self._open_items is None:
+            self._open_items = int(self._session.rows("SELECT count(*) FROM ledger.quarantine WHERE status = 'open'")[0][0])
+        return self._open_items
+
+
+def _insert(session: Session, table: str, rows: pa.Table, constants: dict[str, str]) -> None:
+    values = [f"CAST({name} AS {_TEXT_HERE[name]})" if name in _TEXT_HERE else name for name in rows.column_names]
+    names = ", ".join([*rows.column_names, *constants])
+    session.run(f"INSERT INTO {table} ({names}) SELECT {', '.join([*values, *constants.values()])} FROM rows", rows=rows)

@@ -1,0 +1,156 @@
+"""The mirrors and their staged copies: made to fit a schema, read by key, written net."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import pyarrow as pa
+
+from cdc.errors import StoreError
+from cdc.types import NUMBER, STAMP, Column, MirrorWrite, Promotion, TableSchema
+from sinks.duckdb.names import listed, mirror_table, quoted, staged_table
+from sinks.duckdb.session import Session
+
+PAGE_ROWS = 50_000
+
+
+def fit(session: Session, schema: TableSchema) -> None:
+    """Make the mirror, and the staged copy where there is one, fit the schema, inside the open transaction.
+
+    Raises StoreError where the store can't hold the table's names, or a column's values don't fit its new type.
+    """
+    _refuse_clashes(schema)
+    session.run(f"CREATE SCHEMA IF NOT EXISTS {quoted('mirror_' + schema.source)}")
+    session.run(f"CREATE SCHEMA IF NOT EXISTS {quoted('staging_' + schema.source)}")
+    session.run(_create(schema, mirror_table(schema), staged=False))
+    _fit_table(session, schema, mirror_table(schema))
+    if session.columns(staged_table(schema)) is not None:
+        _fit_table(session, schema, staged_table(schema))
+
+
+def read(session: Session, schema: TableSchema, keys: pa.Table | None, staged: bool) -> Iterator[pa.Table]:
+    """Rows of a mirror or staged copy as `SinkTransaction.mirror` says, in tables of at most PAGE_ROWS."""
+    table = staged_table(schema) if staged else mirror_table(schema)
+    columns = session.columns(table)
+    if columns is None:
+        return
+    target = _target(schema, staged)
+    if keys is None:
+        yield from _pages(session, schema, table, columns, target)
+    elif keys.num_rows:
+        selected = _selected(schema, target.names)
+        found = session.table(f"SELECT {selected} FROM {table} t SEMI JOIN keys k ON {_same(schema, keys)}", keys=keys)
+        for start in range(0, found.num_rows, PAGE_ROWS):
+            yield found.slice(start, PAGE_ROWS).cast(target)
+
+
+def write(session: Session, part: MirrorWrite) -> None:
+    """Carry out a MirrorWrite; the staged copy is made when it is first written."""
+    schema, staged = part.schema, part.staged is not None
+    table = staged_table(schema) if staged else mirror_table(schema)
+    if staged:
+        session.run(_create(schema, table, staged=True))
+    if part.deletes.num_rows:
+        session.run(f"DELETE FROM {table} t USING keys k WHERE {_same(schema, part.deletes)}", keys=part.deletes)
+    if part.upserts.num_rows:
+        columns = [*schema.columns, *_extra(schema, staged=False)]
+        names = [c.name for c in columns] + ([STAMP] if staged else [])
+        values = [f"CAST({quoted(c.name)} AS {c.store_type})" for c in columns] + ([str(part.staged)] if staged else [])
+        session.run(f"INSERT INTO {table} ({listed(names)}) SELECT {', '.join(values)} FROM rows", rows=part.upserts)
+
+
+def promote(session: Session, part: Promotion) -> None:
+    """The staged copy becomes the mirror, and is gone. Where nothing was staged the table is empty."""
+    schema, mirror, staged = part.schema, mirror_table(part.schema), staged_table(part.schema)
+    if session.columns(staged) is None:
+        session.run(f"DELETE FROM {mirror}")
+        return
+    names = [c.name for c in (*schema.columns, *_extra(schema, staged=False))]
+    session.rows(f"CREATE OR REPLACE TABLE {mirror} AS SELECT {listed(names)} FROM {staged}")
+    session.rows(f"DROP TABLE {staged}")
+
+
+def _refuse_clashes(schema: TableSchema) -> None:
+    seen: dict[str, str] = {NUMBER: NUMBER, STAMP: STAMP}
+    for column in schema.columns:
+        if (other := seen.setdefault(column.name.lower(), column.name)) != column.name or column.name in (NUMBER, STAMP):
+            raise StoreError("store.columns_clash", table=schema.name, column=column.name, other=other)
+
+
+def _extra(schema: TableSchema, staged: bool) -> list[Column]:
+    """The store's own columns beside the captured ones."""
+    number = [] if schema.key else [Column(NUMBER, pa.int64(), "BIGINT", "")]
+    return number + ([Column(STAMP, pa.int32(), "INTEGER", "")] if staged else [])
+
+
+def _create(schema: TableSchema, table: str, staged: bool) -> str:
+    columns = ", ".join(f"{quoted(c.name)} {c.store_type}" for c in (*schema.columns, *_extra(schema, staged)))
+    return f"CREATE TABLE IF NOT EXISTS {table} ({columns})"
+
+
+def _fit_table(session: Session, schema: TableSchema, table: str) -> None:
+    has = {row[0]: row[1] for row in session.rows(f"DESCRIBE {table}")}
+    wanted = [*schema.columns, *_extra(schema, STAMP in has)]
+    selected = ", ".join(f"CAST(NULL AS {c.store_type}) AS {quoted(c.name)}" for c in wanted)
+    types = {row[0]: row[1] for row in session.rows(f"DESCRIBE SELECT {selected}")}
+    gone = [name for name in has if name not in types]
+    for i, name in enumerate(gone):  # dropped last, as a table must have a column; renamed first, as a new one may differ in capitals only
+        session.rows(f"ALTER TABLE {table} RENAME {quoted(name)} TO {quoted(f'#gone{i}')}")
+    for name, kind in types.items():
+        if name not in has:
+            session.rows(f"ALTER TABLE {table} ADD COLUMN {quoted(name)} {kind}")
+        elif has[name] != kind:
+            _widen(session, table, name, has[name], kind)
+    for i in range(len(gone)):
+        session.rows(f"ALTER TABLE {table} DROP COLUMN {quoted(f'#gone{i}')}")
+    if NUMBER in types and NUMBER not in has:
+        _number(session, schema, table)
+
+
+def _widen(session: Session, table: str, name: str, old: str, new: str) -> None:
+    """Give a column another type; raises StoreError where a value would not come through unchanged."""
+    column = quoted(name)
+    there_and_back = f"TRY_CAST(TRY_CAST({column} AS {new}) AS {old})"
+    lost = session.rows(f"SELECT count(*) FROM {table} WHERE {there_and_back} IS DISTINCT FROM {column}")[0][0]
+    if lost:
+        raise StoreError("store.column_type", table=table, column=name, old=old, new=new, rows=lost)
+    session.rows(f"ALTER TABLE {table} ALTER {column} TYPE {new}")
+
+
+def _number(session: Session, schema: TableSchema, table: str) -> None:
+    """Number equal rows, from 0, of a table that has just lost its key."""
+    columns = listed([c.name for c in schema.columns])
+    numbered = f"row_number() OVER (PARTITION BY {columns}) - 1 AS {quoted(NUMBER)}"
+    session.rows(f"CREATE OR REPLACE TABLE {table} AS SELECT * REPLACE ({numbered}) FROM {table}")
+
+
+def _target(schema: TableSchema, staged: bool) -> pa.Schema:
+    return pa.schema([pa.field(c.name, c.type) for c in (*schema.columns, *_extra(schema, staged))])
+
+
+def _selected(schema: TableSchema, names: list[str], aliases: dict[str, str] | None = None) -> str:
+    """The columns as their Arrow types want them: what a change holds as text is stored as UUID or JSON, say."""
+    texts = {c.name for c in schema.columns if pa.types.is_string(c.type)}
+    places = {name: f"t.{aliases[name] if aliases else quoted(name)}" for name in names}
+    return ", ".join(f"{f'CAST({t} AS VARCHAR)' if n in texts else t} AS {quoted(n)}" for n, t in places.items())
+
+
+def _same(schema: TableSchema, keys: pa.Table) -> str:
+    """Row `t` of the store is row `k` of the keys; without a key NULL equals NULL."""
+    equal = "=" if schema.key else "IS NOT DISTINCT FROM"
+    types = {c.name: c.store_type for c in (*schema.columns, *_extra(schema, staged=False))}
+    names = schema.key or tuple(keys.column_names)
+    return " AND ".join(f"t.{quoted(n)} {equal} CAST(k.{quoted(n)} AS {types[n]})" for n in names)
+
+
+def _pages(session: Session, schema: TableSchema, table: str, columns: list[str], target: pa.Schema) -> Iterator[pa.Table]:
+    """All rows, a range of row ids at a time, as no result stays open while the transaction goes on.
+
+    The columns are renamed because one named `rowid` would hide the row ids.
+    """
+    aliases = {name: f"c{i}" for i, name in enumerate(columns)}
+    source = f"{table} AS t ({', '.join(aliases.values())})"
+    selected = _selected(schema, target.names, aliases)
+    for (page,) in session.rows(f"SELECT DISTINCT t.rowid // {PAGE_ROWS} FROM {source} ORDER BY 1"):
+        within = f"t.rowid >= {page * PAGE_ROWS} AND t.rowid < {(page + 1) * PAGE_ROWS}"
+        yield session.table(f"SELECT {selected} FROM {source} WHERE {within}").cast(target)
