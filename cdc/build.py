@@ -147,7 +147,7 @@ def save_status(store: DuckDBSink, name: str, state: str, last_error: dict[str, 
     """Keep what `status` says of a source once the daemon is down."""
     error = json.dumps(last_error, ensure_ascii=False) if last_error else None
     _change(store, "DELETE FROM meta.status WHERE source = $1", [name])
-    _change(store, "INSERT INTO meta.status (source, state, last_error, at) VALUES ($1, $2, $3, now())", [name, state, error])
+    _change(store, 'INSERT INTO meta.status (source, state, last_error, "at") VALUES ($1, $2, $3, now())', [name, state, error])
 
 
 def want_snapshot(config: Config, store: DuckDBSink, name: str, tables: Sequence[str]) -> dict[str, list[str]]:

@@ -17,7 +17,6 @@ from collections import deque
 from collections.abc import Callable
 from concurrent.futures import Future
 from contextlib import ExitStack
-from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from cdc import build
@@ -335,15 +334,14 @@ class Daemon:
 
     def _status(self, _: dict[str, Any]) -> object:
         with self._sink.reader() as cursor:
-            last = cursor.execute("SELECT batch_seq, applied_at FROM ledger.batches ORDER BY batch_seq DESC LIMIT 1").fetchone()
+            last = cursor.execute("SELECT batch_seq, epoch(applied_at) FROM ledger.batches ORDER BY batch_seq DESC LIMIT 1").fetchone()
             quarantined = dict(
                 cursor.execute("SELECT source, count(*) FROM ledger.quarantine WHERE status = 'open' GROUP BY source").fetchall()
             )
-        applied_at = last[1].astimezone(UTC).isoformat(timespec="milliseconds") if last else None
         return {
             "daemon": "up",
-            "at": iso(datetime.now(UTC).timestamp()),
-            "store": {"url": self._config.store.url, "batch_seq": last[0] if last else None, "applied_at": applied_at},
+            "at": iso(time.time()),
+            "store": {"url": self._config.store.url, "batch_seq": last[0] if last else None, "applied_at": iso(last[1]) if last else None},
             "sources": [worker.status.facts(quarantined.get(worker.source_name, 0)) for worker in self._workers],
         }
 

@@ -47,6 +47,7 @@ class SourceStatus:
     lag: SourceLag | None = None
     caught_up_at: float | None = None
     pending_since: float | None = None
+    started_at: float = field(default_factory=time.time)
     _progressed: bool = False
     _applied: deque[tuple[float, int]] = field(default_factory=deque)
     _lock: threading.Lock = field(default_factory=threading.Lock)
@@ -83,10 +84,12 @@ class SourceStatus:
             return progressed
 
     def sampled(self, lag: SourceLag) -> None:
-        """The source's server was asked how far its log has gone."""
+        """The source's server was asked how far its log has gone. What it has looked through and found nothing in is no lag."""
         with self._lock:
+            if self.pending_since is None and self.state == "streaming" and lag.unsent_bytes is not None and lag.lag_bytes is not None:
+                lag = replace(lag, lag_bytes=min(lag.lag_bytes, lag.unsent_bytes))
             self.lag = lag
-            if lag.lag_bytes == 0:
+            if not lag.lag_bytes:
                 self.caught_up_at = lag.sampled_at
 
     def failed(self, error: BaseException, halted: bool) -> None:
@@ -101,7 +104,7 @@ class SourceStatus:
             return None
         now = time.time()
         waiting = now - self.pending_since if self.pending_since is not None else 0.0
-        behind = now - (self.caught_up_at or now) if self.lag.lag_bytes else 0.0
+        behind = now - (self.caught_up_at or self.started_at) if self.lag.lag_bytes else 0.0
         return round(max(waiting, behind, 0.0), 3)
 
     def rate(self) -> float:

@@ -159,11 +159,15 @@ class MicroBatch:
 
 @dataclass(frozen=True, slots=True)
 class SourceLag:
-    """How far a source's log has gone past a position, and what the server keeps for us. Bytes; None where unknown."""
+    """How far a source's log has gone past a position, what the server keeps for us, and what it has not looked through for us yet.
+
+    Bytes; None where unknown. `unsent_bytes` is 0 when every change the log holds for us has been handed over.
+    """
 
     head: Position
     lag_bytes: int | None
     retained_bytes: int | None
+    unsent_bytes: int | None
     sampled_at: float
 
 

@@ -22,6 +22,7 @@ import duckdb
 from cdc.errors import ConfigError, StoreError, StoreUnavailable
 from cdc.types import ENTRIES, LINES
 from sinks.duckdb.faults import store_error
+from sinks.duckdb.names import literal
 from sinks.duckdb.tables import ENTRIES_COLUMNS, LINES_COLUMNS
 
 STEP_LINES = 300_000  # a step holds whole batches and ends with the one that reaches this
@@ -129,9 +130,9 @@ class Publisher:
         lake = duckdb.connect(config={**settings, "extension_directory": str(self._folder / "extensions"), "memory_limit": "256MB"})
         try:
             for path in self._extensions:
-                lake.execute(f"LOAD {_literal(str(path))}")
+                lake.execute(f"LOAD {literal(str(path))}")
             lake.execute("SET TimeZone = 'UTC'")
-            lake.execute(f"ATTACH {_literal(f'ducklake:sqlite:{catalog}')} AS lake (DATA_PATH {_literal(f'{self._folder}/data/')})")
+            lake.execute(f"ATTACH {literal(f'ducklake:sqlite:{catalog}')} AS lake (DATA_PATH {literal(f'{self._folder}/data/')})")
             lake.execute(_TABLES)
             yield lake
         finally:
@@ -194,7 +195,7 @@ def _append(
 
 def _call(lake: duckdb.DuckDBPyConnection, function: str, before: datetime | None = None) -> None:
     # To Arrow, as DuckDB's Python client needs pytz to make Python values of the timestamps returned.
-    moment = f"TIMESTAMPTZ {_literal(before.isoformat())}" if before else ""
+    moment = f"TIMESTAMPTZ {literal(before.isoformat())}" if before else ""
     lake.execute(f"CALL {function.replace('$before', moment)}").to_arrow_table()
 
 
@@ -207,7 +208,3 @@ def _extension(name: str) -> Path:
     if not path.is_file():
         raise ConfigError("store.extension", name=name, version=duckdb.__version__)
     return path
-
-
-def _literal(text: str) -> str:
-    return "'" + text.replace("'", "''") + "'"

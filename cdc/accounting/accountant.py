@@ -28,8 +28,9 @@ LiveLookup = Callable[[TableSchema, pa.Table | None], pa.Table]
 
 _HEADER = "voucher_key, voucher_type, entry_date, period, summary, rule_version"
 _CHANGE = '"#rid", "#ordinal", "#op", "#hash", "#key", "#position", "#xid", "#committed_at"'
-_NOTHING_WANTED = (  # made anew for each table: rows deleted from a table in memory would stay in memory
-    'CREATE OR REPLACE TEMP TABLE wanted (book VARCHAR, rule VARCHAR, rule_version INTEGER, "#rid" BIGINT, "#ordinal" BIGINT, "#op" VARCHAR, "#hash" UBIGINT, "#key" VARCHAR, '
+_NOTHING_WANTED = (  # made anew each time, as the space of rows deleted from a table in memory is not given back
+    "CREATE OR REPLACE TEMP TABLE wanted ("
+    'book VARCHAR, rule VARCHAR, rule_version INTEGER, "#rid" BIGINT, "#ordinal" BIGINT, "#op" VARCHAR, "#hash" UBIGINT, "#key" VARCHAR, '
     '"#position" VARCHAR, "#xid" VARCHAR, "#committed_at" TIMESTAMPTZ, entry_id VARCHAR, voucher_key VARCHAR, voucher_type VARCHAR, '
     "entry_date DATE, period VARCHAR, summary VARCHAR, fault VARCHAR, "
     "lines STRUCT(line_no INTEGER, account VARCHAR, debit DECIMAL(38,6), credit DECIMAL(38,6), currency VARCHAR, "

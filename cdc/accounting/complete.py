@@ -84,11 +84,7 @@ class Completer:
         self._load_states(schema, rows, old, mirror)
         lacking = [schema.columns[i] for (i,) in self._db.execute(f"SELECT DISTINCT unnest({_ABSENT}) FROM states").fetchall()]
         index = {column.name: i for i, column in enumerate(schema.columns)}
-        values = ", ".join(
-            f"{quote(c.name)} = CASE WHEN list_contains(states.{_ABSENT}, {index[c.name]}) AND NOT list_contains(p.{_ABSENT}, {index[c.name]})"
-            f" THEN p.{quote(c.name)} ELSE states.{quote(c.name)} END"
-            for c in lacking
-        )
+        values = ", ".join(_taken(column.name, index[column.name]) for column in lacking)
         while self._db.execute(f"SELECT count(*) FROM states WHERE len({_ABSENT}) > 0").fetchall()[0][0]:
             (moved,) = self._db.execute(
                 f"""UPDATE states SET {values}, {_ABSENT} = list_intersect(states.{_ABSENT}, p.{_ABSENT}), "#former" = p."#former"
@@ -107,15 +103,18 @@ class Completer:
         before = [f"coalesce({quote(OLD + name)}, {quote(name)})" if name in old else quote(name) for name in schema.key]
         asked = ", ".join(f"{sql} AS {name}" for sql, name in zip(before, key, strict=True))
         keys = self._run(f'SELECT DISTINCT {asked} FROM rows WHERE "#absent" IS NOT NULL', rows=rows)
-        columns = ", ".join(map(quote, [*_META, *(column.name for column in schema.columns)]))
+        columns = ", ".join(quote(column.name) for column in schema.columns)
+        meta = ", ".join(map(quote, _META))
         self._run(
-            f"""CREATE OR REPLACE TEMP TABLE states AS SELECT {columns}, row_number() OVER () AS "#rid", coalesce("#absent", []) AS "#absent",
-            {_struct(key)} AS "#key", {_struct(before)} AS "#before", NULL::BIGINT AS "#former" FROM rows""",
+            f"""CREATE OR REPLACE TEMP TABLE states AS SELECT {meta}, {columns}, row_number() OVER () AS "#rid",
+            coalesce("#absent", []) AS "#absent", {_struct(key)} AS "#key", {_struct(before)} AS "#before", NULL::BIGINT AS "#former"
+            FROM rows""",
             rows=rows,
         )
         found = pa.concat_tables([schema.arrow().empty_table(), *mirror(keys)], promote_options="permissive")
         self._run(
-            f"""INSERT INTO states BY NAME SELECT *, -row_number() OVER () AS "#rid", [] AS "#absent", {_struct(key)} AS "#key" FROM found""",
+            f"""INSERT INTO states BY NAME SELECT {columns}, -row_number() OVER () AS "#rid", [] AS "#absent", {_struct(key)} AS "#key"
+            FROM found""",
             found=found,
         )
         self._db.execute(
@@ -195,6 +194,13 @@ class Completer:
 def _text(value: str | bool | None) -> str | None:
     """A value of a row_key as the text it was made of."""
     return str(value).lower() if isinstance(value, bool) else value
+
+
+def _taken(name: str, index: int) -> str:
+    """SQL for a value in `states` once more is known of the state `p` before it."""
+    column = quote(name)
+    taken = f"list_contains(states.{_ABSENT}, {index}) AND NOT list_contains(p.{_ABSENT}, {index})"
+    return f"{column} = CASE WHEN {taken} THEN p.{column} ELSE states.{column} END"
 
 
 def _struct(parts: list[str]) -> str:

@@ -18,7 +18,7 @@ from cdc.config import BookConfig, LineConfig, RuleConfig
 from cdc.errors import ConfigError, SchemaUnknown
 from cdc.types import NUMBER, TableSchema
 
-RESERVED = {"#op", "#txn", "#ordinal", "#rid", "#key", "#hash", "#n", "#stamp", "#absent", "#position", "#xid", "#committed_at"}
+RESERVED = {"#", "#op", "#txn", "#ordinal", "#rid", "#key", "#hash", "#n", "#stamp", "#absent", "#position", "#xid", "#committed_at"}
 _INTEGERS = {"TINYINT", "SMALLINT", "INTEGER", "BIGINT", "HUGEINT", "UTINYINT", "USMALLINT", "UINTEGER", "UBIGINT", "UHUGEINT"}
 _JSON_NUMBERS = _INTEGERS | {"BOOLEAN"}
 AMOUNT_SCALE, RATE_SCALE = 6, 12

@@ -9,6 +9,7 @@ import duckdb
 
 from cdc.errors import ConfigError
 from sinks.duckdb.faults import translated
+from sinks.duckdb.names import literal
 
 _SCHEME = "duckdb://"
 _NAME = "store"
@@ -54,11 +55,10 @@ def connection_of(opened: duckdb.DuckDBPyConnection) -> duckdb.DuckDBPyConnectio
 
 def _open(path: Path, settings: Mapping[str, str], mode: str) -> duckdb.DuckDBPyConnection:
     """Attach the file under a name of its own: DuckDB's would be the file's, and `ledger.duckdb` hide the schema `ledger`."""
-    place = str(path).replace("'", "''")
     with translated(path):
         connection = duckdb.connect(config={**settings})
         try:
-            connection.execute(f"ATTACH '{place}' AS {_NAME} {mode}")
+            connection.execute(f"ATTACH {literal(str(path))} AS {_NAME} {mode}")
             connection.execute(f"USE {_NAME}")
             connection.execute("SET GLOBAL TimeZone = 'UTC'; SET enable_external_access = false; SET lock_configuration = true")
         except duckdb.Error:

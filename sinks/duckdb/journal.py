@@ -8,27 +8,28 @@ import pyarrow as pa
 
 from cdc.types import LINES, LIVE, QUARANTINED, BatchLog, Postings, TableSchema
 from sinks.duckdb.chain import BatchHash
+from sinks.duckdb.names import literal
 from sinks.duckdb.session import Session
 
 _TEXT_HERE = {"entry_id": "UUID", "reverses": "UUID", "id": "UUID"}
+_BATCH = """batch_seq, source, first_position, last_position, transactions, changes, entries, lines, first_commit_at, last_commit_at,
+    applied_at, hash, prev_hash"""
 _LIVE_HEAD = [name for name in LIVE.names if name != "lines"]
 _LINE = [name for name in LINES.names if name not in ("entry_id", "book", "period")]
 # The lines of live entries are the journal's own: kept a second time they would make every lookup read them all. The batch leads
 # to them, as the journal lies in the order of batches.
 _LIVE_LINES = f"""SELECT l.entry_id, list(struct_pack({", ".join(f"{n} := l.{n}" for n in _LINE)}) ORDER BY l.line_no) AS lines
     FROM ledger.lines l SEMI JOIN live_head h ON l.batch_seq = h.batch_seq AND l.entry_id = h.entry_id GROUP BY l.entry_id"""
-_LIVE = f"""WITH live_head AS MATERIALIZED (SELECT v.* FROM meta.live v {{condition}}), live_lines AS ({_LIVE_LINES})
-    SELECT {", ".join(f"h.{n}" for n in _LIVE_HEAD)}, coalesce(x.lines, []) AS lines
+_LIVE_OF = f"""SELECT {", ".join(f"h.{n}" for n in _LIVE_HEAD)}, coalesce(x.lines, []) AS lines
     FROM live_head h LEFT JOIN live_lines x USING (entry_id)"""
-_LIVE_OF_KEYS = _LIVE.format(condition="SEMI JOIN keys k ON v.row_hash = k.row_hash AND v.row_key = k.row_key WHERE v.source_table = ?")
-_LIVE_OF_TABLE = _LIVE.format(condition="WHERE v.source_table = ?")
 
 
 def live(session: Session, schema: TableSchema, keys: pa.Table | None) -> pa.Table:
     """The live entries as `SinkTransaction.live` says."""
-    if keys is None:
-        return session.table(_LIVE_OF_TABLE, [schema.name]).cast(LIVE)
-    return session.table(_LIVE_OF_KEYS, [schema.name], keys=keys).cast(LIVE)
+    asked = "" if keys is None else "SEMI JOIN keys k ON v.row_hash = k.row_hash AND v.row_key = k.row_key"
+    head = f"SELECT v.* FROM meta.live v {asked} WHERE v.source_table = {literal(schema.name)}"
+    found = f"WITH live_head AS MATERIALIZED ({head}), live_lines AS ({_LIVE_LINES}) {_LIVE_OF}"
+    return session.table(found, **({} if keys is None else {"keys": keys})).cast(LIVE)
 
 
 class Journal:
@@ -69,16 +70,17 @@ class Journal:
     def close(self, log: BatchLog) -> None:
         """Write the open batch's log, and begin the next one."""
         digest = self._hash.hex(self._prev_hash)
-        self._session.run(
-            """INSERT INTO ledger.batches BY NAME SELECT ? AS batch_seq, ? AS source, ? AS first_position, ? AS last_position,
-            ? AS transactions, ? AS changes, ? AS entries, ? AS lines, CAST(? AS TIMESTAMPTZ) AS first_commit_at,
-            CAST(? AS TIMESTAMPTZ) AS last_commit_at, CAST(? AS TIMESTAMPTZ) AS applied_at, ? AS hash, ? AS prev_hash""",
-            [
-                *(self._seq, log.source, log.first_position, log.last_position, log.transactions, log.changes, self._entries, self._lines),
-                *(at.isoformat() for at in (log.first_commit_at, log.last_commit_at, datetime.now(UTC))),
-                *(digest, self._prev_hash),
-            ],
-        )
+        texts = (log.source, log.first_position, log.last_position)
+        counts = (log.transactions, log.changes, self._entries, self._lines)
+        moments = (log.first_commit_at, log.last_commit_at, datetime.now(UTC))
+        values = [
+            str(self._seq),
+            *(literal(text) for text in texts),
+            *(str(count) for count in counts),
+            *(f"TIMESTAMPTZ {literal(moment.isoformat())}" for moment in moments),
+            *(literal(text) for text in (digest, self._prev_hash)),
+        ]
+        self._session.run(f"INSERT INTO ledger.batches ({_BATCH}) VALUES ({', '.join(values)})")
         self._begin(self._seq, digest)
 
     def _last(self) -> tuple[int, str]:

@@ -10,6 +10,11 @@ def quoted(name: str) -> str:
     return '"' + name.replace('"', '""') + '"'
 
 
+def literal(text: str) -> str:
+    """A text as an SQL literal. For statements run at every commit: each bound parameter makes DuckDB look for pandas on the disk."""
+    return "'" + text.replace("'", "''") + "'"
+
+
 def listed(names: list[str], prefix: str = "") -> str:
     """Names as a list of quoted identifiers, each behind `prefix` (`t.`)."""
     return ", ".join(prefix + quoted(name) for name in names)

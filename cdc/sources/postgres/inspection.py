@@ -14,8 +14,8 @@ from cdc.sources.postgres.preflight import Probe, examine
 from cdc.types import Finding, Position, SourceLag, TableSchema
 
 _HEAD = "SELECT CASE WHEN pg_is_in_recovery() THEN pg_last_wal_replay_lsn() ELSE pg_current_wal_lsn() END::text"
-_RESTART = """
-SELECT restart_lsn::text FROM pg_replication_slots
+_SLOT = """
+SELECT restart_lsn::text, (SELECT sent_lsn::text FROM pg_stat_replication WHERE pid = active_pid) FROM pg_replication_slots
 WHERE database = current_database() AND plugin = 'pgoutput' AND NOT temporary AND CASE WHEN %(slot)s::text IS NULL
       THEN starts_with(slot_name, %(prefix)s) AND length(slot_name) = length(%(prefix)s) + 8 ELSE slot_name = %(slot)s END
 ORDER BY active DESC, confirmed_flush_lsn DESC NULLS LAST LIMIT 1
@@ -59,12 +59,16 @@ class PostgresInspection:
         names = {"slot": self._config.slot, "prefix": f"ledgertail_{self.name}_"}
         sampled_at = time.time()
         head = self._connection.execute(_HEAD).fetchone()
-        restart = self._connection.execute(_RESTART, names).fetchone()
+        slot = self._connection.execute(_SLOT, names).fetchone()
         assert head is not None
         place = lsn_int(head[0] or "0/0")
         behind = None if position is None else max(0, place - lsn_int(position))
-        retained = max(0, place - lsn_int(restart[0])) if restart and restart[0] else None
-        return SourceLag(lsn_text(place), behind, retained, sampled_at)
+        retained, unsent = (max(0, place - lsn_int(lsn)) if lsn else None for lsn in slot or (None, None))
+        return SourceLag(lsn_text(place), behind, retained, unsent, sampled_at)
+
+    def reached(self, position: Position, target: Position) -> bool:
+        """See Inspection.reached."""
+        return lsn_int(position) >= lsn_int(target)
 
     def close(self) -> None:
         """See Inspection.close."""
