@@ -23,10 +23,9 @@ from cdc.protocols import Inspection, Source
 from cdc.types import Account, SnapshotProgress, TableSchema
 
 if TYPE_CHECKING:
-    from sinks.ducklake import Publisher
-
     from cdc.serving.server import Server
     from sinks.duckdb import DuckDBSink
+    from sinks.ducklake import Publisher
 
 # By url scheme: the kind of source, its module, and the names of its Source and its Inspection.
 SOURCES = {

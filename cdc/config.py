@@ -175,6 +175,8 @@ def load(option: str | Path | None = None) -> Config:
     """Read and validate the config and the rule files it includes. Raises ConfigError."""
     path = find(option)
     data = read_toml(path)
+    if "path" in data:  # a field of Config, but none of the file
+        raise ConfigError("config.key", path=path, key="path", fault="Extra inputs are not permitted")
     rules = [(path, f"rules.{i}", rule) for i, rule in enumerate(_list(path, data.pop("rules", []), "rules"))]
     for pattern in _list(path, data.pop("include", []), "include"):
         files = sorted(path.parent.glob(str(pattern)))

@@ -22,6 +22,7 @@ import pyarrow.compute as pc
 
 from cdc.accounting.accountant import Accountant
 from cdc.accounting.complete import Completer
+from cdc.errors import CopyGap, SchemaUnknown
 from cdc.protocols import CheckpointStore, Sink, SinkTransaction
 from cdc.types import (
     OP,
@@ -69,7 +70,7 @@ class Pipeline:
             transaction.rollback()
         self._transaction: SinkTransaction | None = None
         self._known: dict[str, Checkpoint | None] = {}
-        self._prepared: dict[str, TableSchema] = {}
+        self._prepared: dict[tuple[str, bool], TableSchema] = {}
         self._copying: dict[str, int] = {}
         self._span: _Span | None = None
         self.unfinished: str | None = None
@@ -88,7 +89,7 @@ class Pipeline:
         finally:
             transaction.rollback()
         self._known[source] = resume.checkpoint
-        self._prepared = {name: schema for name, schema in self._prepared.items() if schema.source != source}
+        self._prepared = {key: schema for key, schema in self._prepared.items() if schema.source != source}
         self._copying = {}
         return resume
 
@@ -108,6 +109,10 @@ class Pipeline:
             for source, checkpoint in advanced.items():
                 self._checkpoints.advance(transaction, self._known[source], checkpoint)
             transaction.commit()
+        except CopyGap as gap:
+            self.forget()
+            self._copy_again(str(gap.values["source"]), str(gap.values["table"]))
+            raise
         except BaseException:
             self.forget()
             raise
@@ -117,7 +122,9 @@ class Pipeline:
 
     def _apply(self, transaction: SinkTransaction, batch: MicroBatch) -> Checkpoint:
         for changes in batch.changes:
-            self._prepare(transaction, changes.schema, batch.position)
+            self._prepare(
+                transaction, changes.schema, batch.position, staged=batch.snapshot is not None or changes.schema.table in batch.staged
+            )
             if batch.snapshot is not None:
                 self._copy(transaction, changes, batch.snapshot)
             elif changes.schema.table in batch.staged:
@@ -134,12 +141,12 @@ class Pipeline:
         old = self._known[batch.source]
         return Checkpoint(batch.source, batch.position, old.epoch + 1 if old else 1, batch.identity)
 
-    def _prepare(self, transaction: SinkTransaction, schema: TableSchema, position: Position) -> None:
-        if self._prepared.get(schema.name) != schema:
+    def _prepare(self, transaction: SinkTransaction, schema: TableSchema, position: Position, *, staged: bool) -> None:
+        if self._prepared.get((schema.name, staged)) != schema:
             self._accountant.compile(schema)
-            self._sink.prepare_table(transaction, schema)
+            self._sink.prepare_table(transaction, schema, staged)
             self._checkpoints.record(transaction, schema.source, SchemaVersion(schema, position))
-            self._prepared[schema.name] = schema
+            self._prepared[schema.name, staged] = schema
 
     def _post(self, transaction: SinkTransaction, changes: TableChanges, transactions: pa.Table) -> None:
         """Account for changes and bring the mirror up to date."""
@@ -172,8 +179,24 @@ class Pipeline:
                 keys = rows.select(list(schema.key) or [column.name for column in schema.columns])
                 staged = list(transaction.mirror(schema, keys, True))
                 rows = self._completer.newer(schema, rows, pa.concat_tables(staged), included_from) if staged else rows
-            for part in self._whole(transaction, schema, rows, staged=True, older_than=included_from):
+            try:
+                parts = self._whole(transaction, schema, rows, staged=True, older_than=included_from)
+            except SchemaUnknown as error:
+                raise CopyGap("store.copy_gap", source=schema.source, table=schema.table) from error
+            for part in parts:
                 transaction.apply(self._completer.net(schema, part, staged=0))
+
+    def _copy_again(self, source: str, table: str) -> None:
+        """Have a table copied from its start. Needed when a copy was broken off: between its parts a row may have moved from a place not
+        yet read to one already read, and the log then only has what changed of it.
+        """
+        transaction = self._sink.begin()
+        try:
+            progress = self._checkpoints.load(transaction, source).snapshots[table]
+            self._checkpoints.record(transaction, source, replace(progress, state="wanted", progress="", rows_done=0))
+            transaction.commit()
+        finally:
+            transaction.rollback()
 
     def _whole(
         self, transaction: SinkTransaction, schema: TableSchema, rows: pa.Table, *, staged: bool, older_than: int | None = None
@@ -190,7 +213,7 @@ class Pipeline:
 
     def _promote(self, transaction: SinkTransaction, schema: TableSchema, batch: MicroBatch) -> int:
         """A finished copy becomes the mirror, and each of its rows is accounted for as read. Rows that are gone end their entries."""
-        self._prepare(transaction, schema, batch.position)
+        self._prepare(transaction, schema, batch.position, staged=True)
         former = transaction.live(schema, None)
         seen, count = [], 0
         for rows in transaction.mirror(schema, None, True):
@@ -202,6 +225,7 @@ class Pipeline:
         if former.num_rows:
             transaction.apply(self._accountant.end_missing(schema, former, seen, batch.transactions))
         transaction.apply(Promotion(schema))
+        self._prepared[schema.name, False] = self._prepared.pop((schema.name, True))
         progress = self._checkpoints.load(transaction, batch.source).snapshots[schema.table]
         self._checkpoints.record(transaction, batch.source, replace(progress, state="done"))
         return count

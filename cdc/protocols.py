@@ -103,9 +103,10 @@ class Sink(Protocol):
     def prepare(self, accounts: Sequence[Account]) -> None:
         """Make the store's own tables where they are missing, and bring the charts of accounts up to date. Idempotent."""
 
-    def prepare_table(self, transaction: SinkTransaction, schema: TableSchema) -> None:
-        """Make a table's mirror and staged copy fit `schema`, inside the transaction: new columns are added as NULL, dropped ones
-        dropped, types widened. Whether the old rows may be taken for that is the source's to know, which raises SchemaUnknown if not.
+    def prepare_table(self, transaction: SinkTransaction, schema: TableSchema, staged: bool) -> None:
+        """Make a table's mirror, or its staged copy, fit `schema`, inside the transaction: made empty if it is not there, new columns
+        added as NULL, dropped ones dropped, types widened. Whether the rows there may be taken for that is the source's to know, which
+        raises SchemaUnknown if not.
         """
 
     def begin(self) -> SinkTransaction:

@@ -26,7 +26,7 @@ class State:
     live: list[Row] = field(default_factory=list)
     batches: list[Row] = field(default_factory=list)
     quarantine: dict[str, Row] = field(default_factory=dict)
-    schemas: dict[str, TableSchema] = field(default_factory=dict)
+    schemas: dict[tuple[str, bool], TableSchema] = field(default_factory=dict)
     mirrors: dict[str, list[Row]] = field(default_factory=dict)
     staged: dict[str, list[Row]] = field(default_factory=dict)
 
@@ -65,6 +65,7 @@ class MemoryTransaction:
             case Promotion():
                 staged = self.state.staged.pop(part.schema.name, [])
                 self.state.mirrors[part.schema.name] = [{n: v for n, v in row.items() if n != STAMP} for row in staged]
+                self.state.schemas[part.schema.name, False] = part.schema
             case Postings():
                 self._post(part)
             case BatchLog():
@@ -87,18 +88,17 @@ class MemoryTransaction:
     def rollback(self) -> None:
         self._done = True
 
-    def fit(self, schema: TableSchema) -> None:
-        """Make the mirror and the staged copy fit `schema`."""
-        old = self.state.schemas.get(schema.name, schema)
-        self.state.schemas[schema.name] = schema
-        self.state.mirrors.setdefault(schema.name, [])
-        for tables in (self.state.mirrors, self.state.staged):
-            if rows := tables.get(schema.name):
-                tables[schema.name] = _fitted(rows, old, schema)
+    def fit(self, schema: TableSchema, staged: bool) -> None:
+        """Make the mirror or the staged copy fit `schema`."""
+        tables = self.state.staged if staged else self.state.mirrors
+        old = self.state.schemas.get((schema.name, staged), schema)
+        self.state.schemas[schema.name, staged] = schema
+        if rows := tables.setdefault(schema.name, []):
+            tables[schema.name] = _fitted(rows, old, schema)
 
     def _write(self, part: MirrorWrite) -> None:
         tables = self.state.mirrors if part.staged is None else self.state.staged
-        rows = tables.setdefault(part.schema.name, [])
+        rows = [] if part.replace else tables.setdefault(part.schema.name, [])
         names = _key_names(part.schema, part.deletes)
         gone = {_key(names, key) for key in part.deletes.to_pylist()}
         stamp = {} if part.staged is None else {STAMP: part.staged}
@@ -135,9 +135,9 @@ class MemorySink:
     def prepare(self, accounts: Sequence[Account]) -> None:
         self.state.accounts = list(accounts)
 
-    def prepare_table(self, transaction: SinkTransaction, schema: TableSchema) -> None:
+    def prepare_table(self, transaction: SinkTransaction, schema: TableSchema, staged: bool) -> None:
         assert isinstance(transaction, MemoryTransaction)
-        transaction.fit(schema)
+        transaction.fit(schema, staged)
 
     def begin(self) -> MemoryTransaction:
         return MemoryTransaction(self)
@@ -167,7 +167,12 @@ def _fitted(rows: list[Row], old: TableSchema, new: TableSchema) -> list[Row]:
         values = pa.array([row[c.name] for row in rows], types[c.name]).cast(c.type) if c.name in types else pa.nulls(len(rows), c.type)
         columns[c.name] = values.to_pylist()
     if not new.key:
-        columns[NUMBER] = [row[NUMBER] for row in rows] if not old.key else [0] * len(rows)
+        columns[NUMBER] = [row[NUMBER] for row in rows] if not old.key else _numbers(list(zip(*columns.values(), strict=True)))
     if STAMP in rows[0]:
         columns[STAMP] = [row[STAMP] for row in rows]
     return [dict(zip(columns, values, strict=True)) for values in zip(*columns.values(), strict=True)]
+
+
+def _numbers(rows: list[tuple[Any, ...]]) -> list[int]:
+    """Each row's number among its equals, from 1."""
+    return [rows[: i + 1].count(row) for i, row in enumerate(rows)]

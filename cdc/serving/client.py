@@ -13,7 +13,7 @@ from contextlib import ExitStack, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, BinaryIO, TypeVar
 
-from cdc.errors import LedgertailError, StoreError
+from cdc.errors import ConfigError, LedgertailError, StoreError
 from cdc.paths import Places, places
 from cdc.serving import wire
 
@@ -31,6 +31,10 @@ class Refused(LedgertailError):
     def __init__(self, code: str, message: str, hint: str) -> None:
         Exception.__init__(self, message)
         self.code, self.message, self.hint, self.values = code, message, hint, {}
+
+
+class RefusedConfig(Refused, ConfigError):
+    """The daemon's answer that the request does not fit its config."""
 
 
 class Down(StoreError):
@@ -137,7 +141,8 @@ def _line(line: bytes) -> dict[str, Any]:
         raise StoreError("serving.broken_off")
     message: dict[str, Any] = json.loads(line)
     if error := message.get("error"):
-        raise Refused(error["code"], error["message"], error["hint"])
+        refused = RefusedConfig if error["code"].startswith("config.") else Refused
+        raise refused(error["code"], error["message"], error["hint"])
     return message
 
 

@@ -20,6 +20,7 @@ _WORDS = (
     (re.compile(r"Permission denied|Read-only file system|Operation not permitted"), "store.permission"),
     (re.compile(r"not a valid DuckDB database file|Is a directory"), "store.foreign"),
     (re.compile(r"database file with version number|newer version of DuckDB|storage version", re.IGNORECASE), "store.newer"),
+    (re.compile(r"Corrupt database file|checksum"), "store.corrupt"),
     (re.compile(r"No such file or directory|database does not exist"), "store.missing"),
 )
 

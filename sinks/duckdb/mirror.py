@@ -14,18 +14,16 @@ from sinks.duckdb.session import Session
 PAGE_ROWS = 50_000
 
 
-def fit(session: Session, schema: TableSchema) -> None:
-    """Make the mirror, and the staged copy where there is one, fit the schema, inside the open transaction.
+def fit(session: Session, schema: TableSchema, staged: bool) -> None:
+    """Make the mirror, or the staged copy, fit the schema, inside the open transaction.
 
     Raises StoreError where the store can't hold the table's names, or a column's values don't fit its new type.
     """
     _refuse_clashes(schema)
-    session.run(f"CREATE SCHEMA IF NOT EXISTS {quoted('mirror_' + schema.source)}")
-    session.run(f"CREATE SCHEMA IF NOT EXISTS {quoted('staging_' + schema.source)}")
-    session.run(_create(schema, mirror_table(schema), staged=False))
-    _fit_table(session, schema, mirror_table(schema))
-    if session.columns(staged_table(schema)) is not None:
-        _fit_table(session, schema, staged_table(schema))
+    table = staged_table(schema) if staged else mirror_table(schema)
+    session.run(f"CREATE SCHEMA IF NOT EXISTS {quoted(('staging_' if staged else 'mirror_') + schema.source)}")
+    session.run(_create(schema, table, staged))
+    _fit_table(session, schema, table)
 
 
 def read(session: Session, schema: TableSchema, keys: pa.Table | None, staged: bool) -> Iterator[pa.Table]:
@@ -45,11 +43,11 @@ def read(session: Session, schema: TableSchema, keys: pa.Table | None, staged: b
 
 
 def write(session: Session, part: MirrorWrite) -> None:
-    """Carry out a MirrorWrite; the staged copy is made when it is first written."""
+    """Carry out a MirrorWrite."""
     schema, staged = part.schema, part.staged is not None
     table = staged_table(schema) if staged else mirror_table(schema)
-    if staged:
-        session.run(_create(schema, table, staged=True))
+    if part.replace:
+        session.run(_create(schema, table, staged, "CREATE OR REPLACE TABLE"))
     if part.deletes.num_rows:
         session.run(f"DELETE FROM {table} t USING keys k WHERE {_same(schema, part.deletes)}", keys=part.deletes)
     if part.upserts.num_rows:
@@ -60,11 +58,9 @@ def write(session: Session, part: MirrorWrite) -> None:
 
 
 def promote(session: Session, part: Promotion) -> None:
-    """The staged copy becomes the mirror, and is gone. Where nothing was staged the table is empty."""
+    """The staged copy becomes the mirror, and is gone."""
     schema, mirror, staged = part.schema, mirror_table(part.schema), staged_table(part.schema)
-    if session.columns(staged) is None:
-        session.run(f"DELETE FROM {mirror}")
-        return
+    session.run(f"CREATE SCHEMA IF NOT EXISTS {quoted('mirror_' + schema.source)}")
     names = [c.name for c in (*schema.columns, *_extra(schema, staged=False))]
     session.rows(f"CREATE OR REPLACE TABLE {mirror} AS SELECT {listed(names)} FROM {staged}")
     session.rows(f"DROP TABLE {staged}")
@@ -83,9 +79,9 @@ def _extra(schema: TableSchema, staged: bool) -> list[Column]:
     return number + ([Column(STAMP, pa.int32(), "INTEGER", "")] if staged else [])
 
 
-def _create(schema: TableSchema, table: str, staged: bool) -> str:
+def _create(schema: TableSchema, table: str, staged: bool, create: str = "CREATE TABLE IF NOT EXISTS") -> str:
     columns = ", ".join(f"{quoted(c.name)} {c.store_type}" for c in (*schema.columns, *_extra(schema, staged)))
-    return f"CREATE TABLE IF NOT EXISTS {table} ({columns})"
+    return f"{create} {table} ({columns})"
 
 
 def _fit_table(session: Session, schema: TableSchema, table: str) -> None:
@@ -118,9 +114,9 @@ def _widen(session: Session, table: str, name: str, old: str, new: str) -> None:
 
 
 def _number(session: Session, schema: TableSchema, table: str) -> None:
-    """Number equal rows, from 0, of a table that has just lost its key."""
+    """Number equal rows, from 1, of a table that has just lost its key."""
     columns = listed([c.name for c in schema.columns])
-    numbered = f"row_number() OVER (PARTITION BY {columns}) - 1 AS {quoted(NUMBER)}"
+    numbered = f"row_number() OVER (PARTITION BY {columns}) AS {quoted(NUMBER)}"
     session.rows(f"CREATE OR REPLACE TABLE {table} AS SELECT * REPLACE ({numbered}) FROM {table}")
 
 

@@ -51,9 +51,9 @@ class DuckDBTransaction:
             case BatchLog():
                 self._batch().close(part)
 
-    def fit(self, schema: TableSchema) -> None:
-        """Make a table's mirror and staged copy fit `schema`."""
-        mirror.fit(self._session, schema)
+    def fit(self, schema: TableSchema, staged: bool) -> None:
+        """Make a table's mirror or staged copy fit `schema`."""
+        mirror.fit(self._session, schema, staged)
 
     def sql(self, statement: str, parameters: Sequence[object] = ()) -> list[tuple[Any, ...]]:
         """Run SQL; select a TIMESTAMPTZ as text or number, as DuckDB's Python client needs pytz for it."""
@@ -109,10 +109,10 @@ class DuckDBSink:
         finally:
             transaction.rollback()
 
-    def prepare_table(self, transaction: SinkTransaction, schema: TableSchema) -> None:
+    def prepare_table(self, transaction: SinkTransaction, schema: TableSchema, staged: bool) -> None:
         """As the protocol says. Raises StoreError where names clash or values don't fit a column's new type."""
         assert transaction is self._transaction, "a transaction of another sink"
-        self._transaction.fit(schema)
+        self._transaction.fit(schema, staged)
 
     def begin(self) -> DuckDBTransaction:
         assert self._transaction is None or self._transaction.done, "a transaction is open"

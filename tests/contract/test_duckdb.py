@@ -64,7 +64,7 @@ def sink(path: Path) -> Iterator[DuckDBSink]:
     opened = DuckDBSink(path, MEMORY)
     opened.prepare([])
     with committed(opened) as transaction:
-        opened.prepare_table(transaction, ORDERS)
+        opened.prepare_table(transaction, ORDERS, False)
         transaction.apply(write(ORDERS, [(1, "first", None)]))
         transaction.apply(postings([(1, Decimal("1.25"))]))
         transaction.apply(LOG)
@@ -129,6 +129,16 @@ def test_what_can_not_be_opened(tmp_path: Path) -> None:
     assert foreign.read_text().startswith("not a store")
 
 
+def test_a_damaged_file_is_told(path: Path) -> None:
+    DuckDBSink(path, MEMORY).close()
+    content = bytearray(path.read_bytes())
+    content[100] ^= 0xFF
+    path.write_bytes(content)
+    with pytest.raises(StoreError) as caught:
+        DuckDBSink(path, MEMORY)
+    assert caught.value.code == "store.corrupt"
+
+
 def test_a_store_of_another_format_is_refused(sink: DuckDBSink) -> None:
     with committed(sink) as transaction:
         transaction.sql("UPDATE meta.store SET format = 99")
@@ -175,15 +185,16 @@ def test_killed_around_the_commit(path: Path, sink: DuckDBSink, step: str) -> No
     again.close()
 
 
-def test_a_full_disk_rolls_back(path: Path, sink: DuckDBSink) -> None:
+@pytest.mark.parametrize("count", [50_000, 400_000], ids=["at commit", "while writing"])
+def test_a_full_disk_rolls_back(path: Path, sink: DuckDBSink, count: int) -> None:
     """The limit on a file's size stands in for the disk's end: writing fails alike in the middle of a transaction."""
     sink.close()
     process = child(
         path,
         """
         resource.setrlimit(resource.RLIMIT_FSIZE, (2 << 20, 2 << 20))
-        names = pa.array([f"a rather long name {n * 7919 % 999983} {n * 104729 % 999979}" for n in range(400_000)])
-        rows = pa.table({"id": pa.arange(10, 400_010), "name": names, "total": pa.nulls(400_000)}).cast(ORDERS.arrow())
+        names = pa.array([str(n * 7919 % 999983) * 8 + str(n * 104729 % 999979) for n in range(COUNT)])
+        rows = pa.table({"id": pa.arange(10, COUNT + 10), "name": names, "total": pa.nulls(COUNT)}).cast(ORDERS.arrow())
         try:
             with committed(sink) as transaction:
                 transaction.apply(postings([(n, Decimal(n)) for n in range(2, 500)]))
@@ -191,7 +202,7 @@ def test_a_full_disk_rolls_back(path: Path, sink: DuckDBSink) -> None:
                 transaction.apply(replace(write(ORDERS, []), upserts=rows))
         except StoreError as error:
             say(error.code)
-        """,
+        """.replace("COUNT", str(count)),
     )
     out, err = process.communicate(timeout=60)
     assert (out, err) == ("store.full\n", "")
@@ -299,14 +310,14 @@ def test_columns_that_differ_in_capitals_are_refused(sink: DuckDBSink) -> None:
     reserved = replace(ORDERS, columns=(*ORDERS.columns, Column("#n", pa.int32(), "INTEGER", "int4")))
     for schema in (twice, reserved):
         with pytest.raises(StoreError) as caught, committed(sink) as transaction:
-            sink.prepare_table(transaction, schema)
+            sink.prepare_table(transaction, schema, False)
         assert caught.value.code == "store.columns_clash"
 
 
 def test_a_column_renamed_in_capitals_only(sink: DuckDBSink) -> None:
     renamed = replace(ORDERS, columns=(ORDERS.columns[0], replace(ORDERS.columns[1], name="NAME"), ORDERS.columns[2]))
     with committed(sink) as transaction:
-        sink.prepare_table(transaction, renamed)
+        sink.prepare_table(transaction, renamed, False)
     assert mirrored(sink, renamed) == [(1, None, None)]
 
 
@@ -315,7 +326,7 @@ def test_a_type_that_would_change_values_is_refused(sink: DuckDBSink) -> None:
         transaction.apply(write(ORDERS, [(2, "x", Decimal("1.55"))]))
     coarser = replace(ORDERS, columns=(*ORDERS.columns[:2], replace(ORDERS.columns[2], store_type="DECIMAL(10,1)")))
     with pytest.raises(StoreError) as caught, committed(sink) as transaction:
-        sink.prepare_table(transaction, coarser)
+        sink.prepare_table(transaction, coarser, False)
     assert (caught.value.code, caught.value.values["rows"]) == ("store.column_type", 1)
     assert mirrored(sink, ORDERS) == [(1, "first", None), (2, "x", Decimal("1.55"))]
 
@@ -323,7 +334,7 @@ def test_a_type_that_would_change_values_is_refused(sink: DuckDBSink) -> None:
 def test_a_value_the_mirror_can_not_take_rolls_back(sink: DuckDBSink) -> None:
     uuids = replace(ORDERS, table="uuids", columns=(ORDERS.columns[0], replace(ORDERS.columns[1], store_type="UUID")))
     with committed(sink) as transaction:
-        sink.prepare_table(transaction, uuids)
+        sink.prepare_table(transaction, uuids, False)
     with pytest.raises(StoreError) as caught, committed(sink) as transaction:
         transaction.apply(write(ORDERS, [(3, "x", None)]))
         transaction.apply(write(uuids, [(1, "no uuid")]))
@@ -334,7 +345,8 @@ def test_a_value_the_mirror_can_not_take_rolls_back(sink: DuckDBSink) -> None:
 def test_a_promoted_table_keeps_its_types(sink: DuckDBSink) -> None:
     odd = replace(ORDERS, columns=(*ORDERS.columns, Column("j", pa.string(), "JSON", "json")))
     with committed(sink) as transaction:
-        sink.prepare_table(transaction, odd)
+        sink.prepare_table(transaction, odd, False)
+        sink.prepare_table(transaction, odd, True)
         transaction.apply(write(odd, [(5, "five", Decimal("0.10"), '{"a":  1}')], staged=1))
         transaction.apply(Promotion(odd))
     with sink.reader() as reader:

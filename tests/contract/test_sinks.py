@@ -74,9 +74,12 @@ def store(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Store]:
     made.sink.close()
 
 
-def prepared(store: Store, schema: TableSchema) -> Sink:
+def prepared(store: Store, schema: TableSchema, *, staged: bool = False) -> Sink:
+    """The sink, with a table's mirror fit for the schema, and its staged copy too if asked for."""
     with committed(store.sink) as transaction:
-        store.sink.prepare_table(transaction, schema)
+        store.sink.prepare_table(transaction, schema, False)
+        if staged:
+            store.sink.prepare_table(transaction, schema, True)
     return store.sink
 
 
@@ -119,7 +122,7 @@ def test_mirror_has_the_columns_and_types_of_the_schema(store: Store) -> None:
             Column("rowid", pa.int32(), "INTEGER", "int4"),
         ),
     )
-    sink = prepared(store, odd)
+    sink = prepared(store, odd, staged=True)
     value = (Decimal("1.10"), 7, entry_id(1), '{"a": 1}', NOON, b"\x00\xff", 5)
     with committed(sink) as transaction:
         transaction.apply(write(odd, [value]))
@@ -148,7 +151,7 @@ def test_keyless_mirror_compares_whole_rows_and_nulls(store: Store) -> None:
 
 
 def test_reads_in_a_transaction_see_its_writes_and_may_be_interleaved(store: Store) -> None:
-    sink = prepared(store, ORDERS)
+    sink = prepared(store, ORDERS, staged=True)
     count = 120_000 if isinstance(sink, DuckDBSink) else 3000
     batch = pa.table({"id": pa.arange(0, count), "name": pa.repeat("x", count), "total": pa.nulls(count)}).cast(ORDERS.arrow())
     with committed(sink) as transaction:
@@ -164,7 +167,7 @@ def test_reads_in_a_transaction_see_its_writes_and_may_be_interleaved(store: Sto
 
 
 def test_staging_and_promotion(store: Store) -> None:
-    sink = prepared(store, ORDERS)
+    sink = prepared(store, ORDERS, staged=True)
     with committed(sink) as transaction:
         transaction.apply(write(ORDERS, [(1, "old", None), (8, "gone", None)]))
         transaction.apply(write(ORDERS, [(1, "one", None), (2, "two", None)], staged=4))
@@ -180,20 +183,45 @@ def test_staging_and_promotion(store: Store) -> None:
     assert mirrored(sink, ORDERS, staged=True) == []
     with committed(sink) as transaction:
         transaction.apply(write(ORDERS, [(1, "streamed", None)], deletes=[(1,)]))
+        sink.prepare_table(transaction, ORDERS, True)
         transaction.apply(write(ORDERS, [(5, "anew", None)], staged=6))
     assert mirrored(sink, ORDERS)[0] == (1, "streamed", None)
+    assert mirrored(sink, ORDERS, staged=True) == [(5, "anew", None, 6)]
 
 
 def test_keyless_promotion_keeps_numbers(store: Store) -> None:
-    sink = prepared(store, KEYLESS)
+    sink = prepared(store, KEYLESS, staged=True)
     with committed(sink) as transaction:
         transaction.apply(write(KEYLESS, [("a", None, 0), ("a", None, 1)], staged=1))
         transaction.apply(Promotion(KEYLESS))
     assert mirrored(sink, KEYLESS) == [("a", None, 0), ("a", None, 1)]
 
 
-def test_promotion_of_nothing_empties_the_mirror(store: Store) -> None:
+def test_a_copy_of_another_shape_is_promoted(store: Store) -> None:
     sink = prepared(store, ORDERS)
+    with committed(sink) as transaction:
+        transaction.apply(write(ORDERS, [(1, "old", None)]))
+    narrow = replace(ORDERS, columns=ORDERS.columns[:2])
+    with committed(sink) as transaction:
+        sink.prepare_table(transaction, narrow, True)
+        transaction.apply(write(narrow, [(2, "new")], staged=1))
+    assert mirrored(sink, ORDERS) == [(1, "old", None)]
+    with committed(sink) as transaction:
+        transaction.apply(Promotion(narrow))
+    assert mirrored(sink, narrow) == [(2, "new")]
+
+
+def test_a_copy_is_begun_anew(store: Store) -> None:
+    sink = prepared(store, ORDERS, staged=True)
+    for number in (1, 2):
+        with committed(sink) as transaction:
+            transaction.apply(replace(write(ORDERS, [(number, "x", None)], staged=number), replace=True))
+            transaction.apply(write(ORDERS, [(number + 10, "y", None)], staged=number))
+    assert mirrored(sink, ORDERS, staged=True) == [(12, "y", None, 2), (2, "x", None, 2)]
+
+
+def test_promotion_of_nothing_empties_the_mirror(store: Store) -> None:
+    sink = prepared(store, ORDERS, staged=True)
     with committed(sink) as transaction:
         transaction.apply(write(ORDERS, [(1, "old", None)]))
         transaction.apply(Promotion(ORDERS))
@@ -251,7 +279,7 @@ def test_batches_count_what_several_applies_wrote(store: Store) -> None:
 
 
 def test_rollback_leaves_nothing(store: Store) -> None:
-    sink = prepared(store, ORDERS)
+    sink = prepared(store, ORDERS, staged=True)
     point = Checkpoint("shop", "0/1", 1, "server")
     transaction = sink.begin()
     transaction.apply(write(ORDERS, [(1, "a", None)]))
@@ -293,7 +321,7 @@ def test_quarantine_items_are_kept_once_and_settled(store: Store) -> None:
 
 
 def test_a_mirror_follows_its_schema(store: Store) -> None:
-    sink = prepared(store, ORDERS)
+    sink = prepared(store, ORDERS, staged=True)
     with committed(sink) as transaction:
         transaction.apply(write(ORDERS, [(1, "a", Decimal("1.50"))]))
         transaction.apply(write(ORDERS, [(2, "b", Decimal("2.50"))], staged=1))
@@ -301,7 +329,8 @@ def test_a_mirror_follows_its_schema(store: Store) -> None:
     added = Column("added", pa.int32(), "INTEGER", "int4")
     changed = TableSchema("shop", "orders", (ID, added, wider), ("id",))
     with committed(sink) as transaction:
-        sink.prepare_table(transaction, changed)
+        sink.prepare_table(transaction, changed, False)
+        sink.prepare_table(transaction, changed, True)
         transaction.apply(write(changed, [(3, 4, Decimal("5.0001"))]))
     assert mirrored(sink, changed) == [(1, None, Decimal("1.5000")), (3, 4, Decimal("5.0001"))]
     assert mirrored(sink, changed, staged=True) == [(2, None, Decimal("2.5000"), 1)]
@@ -316,7 +345,7 @@ def test_a_mirror_gains_and_loses_its_key(store: Store) -> None:
         transaction.apply(write(ORDERS, [(1, "a", None), (2, "a", None)]))
     without = replace(ORDERS, key=())
     prepared(store, without)
-    assert mirrored(sink, without) == [(1, "a", None, 0), (2, "a", None, 0)]
+    assert mirrored(sink, without) == [(1, "a", None, 1), (2, "a", None, 1)]
     prepared(store, ORDERS)
     assert mirrored(sink, ORDERS) == [(1, "a", None), (2, "a", None)]
 
@@ -326,7 +355,7 @@ def test_odd_names(store: Store) -> None:
     long = "订" * 21  # 63 bytes, the most PostgreSQL takes
     for table in (ODD, "Sales.Orders", "select", long):
         schema = TableSchema("shop", table, columns, ("Id",))
-        sink = prepared(store, schema)
+        sink = prepared(store, schema, staged=True)
         with committed(sink) as transaction:
             transaction.apply(write(schema, [(1, "a"), (2, "b")]))
             transaction.apply(write(schema, [(1, "c")], deletes=[(1,)]))

@@ -14,7 +14,7 @@ import pytest
 
 from tests.faults.ledger import Watcher, assert_caught_up
 from tests.faults.shop import CONFIG, Load, create
-from tests.servers.postgres import Database
+from tests.servers.postgres import Database, poll
 
 KILLS = int(os.environ.get("LEDGERTAIL_TEST_KILLS", "60"))
 ORDERS = 40_000
@@ -38,10 +38,12 @@ def test_killed_under_load(database: Database, tmp_path: Path) -> None:
     load.start()
     watcher.start()
     try:
-        for _ in range(KILLS):
+        for kill in range(KILLS):
+            if kill == KILLS // 3:
+                _let_the_copy_finish(config, watcher)
             process = daemon(config)
-            time.sleep(rng.uniform(0.3, 3.0))
-            assert process.poll() is None, (tmp_path / "log").read_text()[-4000:]
+            time.sleep(rng.uniform(0.5, 3.0))
+            assert process.poll() is None, _log(config)
             process.send_signal(signal.SIGKILL)
             process.wait()
     finally:
@@ -49,7 +51,23 @@ def test_killed_under_load(database: Database, tmp_path: Path) -> None:
         watcher.stop()
     assert not load.errors
     last = daemon(config, "--until-caught-up")
-    assert last.wait(timeout=300) == 0, (tmp_path / "log").read_text()[-4000:]
+    assert last.wait(timeout=300) == 0, _log(config)
     assert watcher.broken == []
+    assert watcher.moments > 0
     assert_caught_up(database, config)
     print(f"{load.transactions} transactions, {watcher.moments} moments")
+
+
+def _let_the_copy_finish(config: Path, watcher: Watcher) -> None:
+    """Run until the mirrors are there to be read; the kills after that hit the stream."""
+    process = daemon(config)
+    try:
+        poll(lambda: watcher.moments > 0 or process.poll() is not None, "the first snapshot is never visible", patience_s=240)
+        assert process.poll() is None, _log(config)
+    finally:
+        process.kill()
+        process.wait()
+
+
+def _log(config: Path) -> str:
+    return (config.parent / "log").read_text()[-4000:]

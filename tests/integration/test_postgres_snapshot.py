@@ -122,15 +122,15 @@ def test_a_resumed_copy_does_not_copy_again_what_did_not_change(database: Databa
 
 def test_a_row_with_an_unchanged_toast_value_that_moves_into_a_copied_range_keeps_it(database: Database, twin: Twin) -> None:
     """The row leaves a range not copied yet for one that is: the stream's update lacks the value, so the copy must have it."""
-    make_orders(database, rows=3000)
-    database.connection.execute("DELETE FROM orders WHERE id BETWEEN 1 AND 600")
+    make_orders(database, rows=10_000)
+    database.connection.execute("DELETE FROM orders WHERE id BETWEEN 1 AND 3000")
     database.connection.execute("VACUUM orders")
     source = opened(config(database, "orders", snapshot_workers=1), twin)
-    until(source, twin, lambda: copied_blocks(twin) > 17)
+    until(source, twin, lambda: copied_blocks(twin) > 30)
     source.close()
     assert twin.snapshots["orders"].state == "copying"
-    database.connection.execute("UPDATE orders SET state = 'moved' WHERE id IN (2950, 3000)")
-    moved = database.connection.execute("SELECT (ctid::text::point)[0] FROM orders WHERE id = 3000").fetchone()
+    database.connection.execute("UPDATE orders SET state = 'moved' WHERE id IN (9000, 9050)")
+    moved = database.connection.execute("SELECT (ctid::text::point)[0] FROM orders WHERE id = 9000").fetchone()
     assert moved is not None
     assert moved[0] < copied_blocks(twin), "the row did not move where it should"
     source = streaming(config(database, "orders"), twin)

@@ -33,7 +33,7 @@ WHERE c.relkind <> 'p' ORDER BY 1
 _INDEX_COLUMNS = """
 SELECT ARRAY(SELECT a.attname::text FROM unnest(i.indkey[0:i.indnkeyatts - 1]) WITH ORDINALITY AS k(attnum, place)
              JOIN pg_attribute a ON a.attrelid = i.indrelid AND a.attnum = k.attnum ORDER BY k.place)
-FROM pg_index i WHERE i.indrelid = %s::oid AND i.indisvalid AND """
+FROM pg_index i WHERE i.indrelid = %s::oid AND i.indisvalid AND i.indimmediate AND """
 _COLUMNS = """
 SELECT attname, atttypid::int8, atttypmod, attgenerated <> '', attnotnull, atthasmissing OR atthasdef OR attidentity <> ''
 FROM pg_attribute WHERE attrelid = %s::oid AND attnum > 0 AND NOT attisdropped ORDER BY attnum

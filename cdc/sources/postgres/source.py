@@ -71,9 +71,10 @@ class PostgresSource:
             with replication:
                 self._identity = identify(replication)
             tables = self._catalog.tables(side, self._config.tables)
+            self._slot = slots.slot_name(self.name, resume.store_id, self._config.slot)
+            self._check_position(side, resume)
             publication = slots.ensure_publication(side, self.name, self._publication, list(tables.values()), self._config.create)
             self._check_still_same(tables, publication, resume)
-            self._slot = slots.slot_name(self.name, resume.store_id, self._config.slot)
             exported = self._take_position(side, resume)
             now = {name: self._catalog.schema(side, table) for name, table in tables.items()}
             kept = {name: schema for name, schema in resume.schemas.items() if name in now and _state(resume, name) in ("staged", "done")}
@@ -111,19 +112,22 @@ class PostgresSource:
             if progress.membership != publication.membership(table):
                 raise SchemaUnknown("source.publication_left", source=self.name, table=name, publication=self._publication)
 
+    def _check_position(self, side: Connection, resume: Resume) -> None:
+        """Raise PositionLost when rows of the store stand on a place of the log that this server does not hold for us."""
+        checkpoint = resume.checkpoint
+        if checkpoint is None or not {_state(resume, name) for name in self._config.tables} & {"copying", "staged", "done"}:
+            return
+        if checkpoint.identity != self._identity:
+            raise PositionLost("source.other_server", source=self.name, known=checkpoint.identity, found=self._identity)
+        slots.check_position(self.name, slots.slot_of(side, self._slot), self._slot, lsn_int(checkpoint.position))
+
     def _take_position(self, side: Connection, resume: Resume) -> str | None:
-        """Settle where the stream goes on. Returns the exported snapshot of just that place when the slot was made now."""
+        """Settle where the stream begins. Returns the exported snapshot of just that place when the slot was made now."""
         slot, checkpoint = slots.slot_of(side, self._slot), resume.checkpoint
-        states = {_state(resume, name) for name in self._config.tables}
-        ours = checkpoint is not None and checkpoint.identity == self._identity
-        if checkpoint is not None and states & {"copying", "staged", "done"}:
-            if not ours:
-                raise PositionLost("source.other_server", source=self.name, known=checkpoint.identity, found=self._identity)
-            self._position = lsn_int(checkpoint.position)
-            slots.check_position(self.name, slot, self._slot, self._position)
         if slot is not None and slot.lost is None:
             slots.check_slot(self.name, slot, side.info.dbname)
-            self._position = max(self._position, slot.confirmed, lsn_int(checkpoint.position) if checkpoint and ours else 0)
+            known = checkpoint is not None and checkpoint.identity == self._identity
+            self._position = max(slot.confirmed, lsn_int(checkpoint.position) if checkpoint and known else 0)
             return None
         if not self._config.create:
             raise SourceError("source.slot_wanted", source=self.name, slot=self._slot)

@@ -1,0 +1,96 @@
+"""Tables of changes, as the head of `cdc.types` describes them, from a few words."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from datetime import UTC, datetime, timedelta
+from typing import Any
+
+import pyarrow as pa
+
+from cdc.accounting.rules import Book
+from cdc.config import BookConfig
+from cdc.types import ABSENT, NUMBER, OLD, OP, ORDINAL, TRANSACTIONS, TXN, Column, TableSchema
+
+Row = dict[str, Any]
+
+_ARROW = {
+    "BOOLEAN": pa.bool_(),
+    "INTEGER": pa.int32(),
+    "BIGINT": pa.int64(),
+    "DOUBLE": pa.float64(),
+    "FLOAT": pa.float32(),
+    "VARCHAR": pa.string(),
+    "UUID": pa.string(),
+    "JSON": pa.string(),
+    "BLOB": pa.binary(),
+    "DATE": pa.date32(),
+    "TIMESTAMP": pa.timestamp("us"),
+    "TIMESTAMPTZ": pa.timestamp("us", "UTC"),
+}
+_DECIMAL = re.compile(r"DECIMAL\((\d+),(\d+)\)")
+
+
+def column(name: str, kind: str) -> Column:
+    """A column of a DuckDB type, in changes of the Arrow type that goes with it."""
+    digits = _DECIMAL.fullmatch(kind)
+    return Column(name, pa.decimal128(int(digits[1]), int(digits[2])) if digits else _ARROW[kind], kind, kind.lower())
+
+
+def table(name: str, key: Sequence[str], /, **columns: str) -> TableSchema:
+    """A table of the source `shop`, its columns as name and DuckDB type."""
+    return TableSchema("shop", name, tuple(column(name, kind) for name, kind in columns.items()), tuple(key))
+
+
+@dataclass(frozen=True)
+class Change:
+    """One change: the values it has, by column; others are null. `absent`: the log did not carry them; `old`: the key before."""
+
+    op: str
+    values: Row
+    absent: frozenset[str] = frozenset()
+    old: Row = field(default_factory=dict)
+
+
+def changes(schema: TableSchema, rows: Iterable[tuple[int, int, Change]], number: Sequence[int] = ()) -> pa.Table:
+    """Changes, each with its transaction's index and its ordinal; `number` are the `#n` of a table without key."""
+    rows = list(rows)
+    columns: dict[str, pa.Array] = {
+        OP: pa.array([change.op for _, _, change in rows], pa.string()),
+        TXN: pa.array([txn for txn, _, _ in rows], pa.int32()),
+        ORDINAL: pa.array([ordinal for _, ordinal, _ in rows], pa.int64()),
+    }
+    for c in schema.columns:
+        columns[c.name] = pa.array([None if c.name in ch.absent else ch.values.get(c.name) for _, _, ch in rows], c.type)
+    if any(change.absent for _, _, change in rows):
+        names = [c.name for c in schema.columns]
+        absent = [sorted(names.index(name) for name in ch.absent) or None for _, _, ch in rows]
+        columns[ABSENT] = pa.array(absent, pa.list_(pa.int16()))
+    if any(change.old for _, _, change in rows):
+        types = {c.name: c.type for c in schema.columns}
+        for name in schema.key:
+            columns[OLD + name] = pa.array([ch.old.get(name) for _, _, ch in rows], types[name])
+    if number:
+        columns[NUMBER] = pa.array(number, pa.int64())
+    return pa.table(columns)
+
+
+def one_batch(schema: TableSchema, *rows: Change, number: Sequence[int] = ()) -> pa.Table:
+    """Changes of one transaction."""
+    return changes(schema, [(0, ordinal, change) for ordinal, change in enumerate(rows)], number)
+
+
+def transactions(count: int = 1, first: int = 1) -> pa.Table:
+    """Transactions, a second apart, numbered from `first`: at position `00000001`, xid `1`."""
+    start = datetime(2026, 11, 1, tzinfo=UTC)
+    numbers = range(first, first + count)
+    rows = [{"position": f"{n:08}", "txn": str(n), "committed_at": start + timedelta(seconds=n)} for n in numbers]
+    return pa.Table.from_pylist(rows, TRANSACTIONS)
+
+
+def book(name: str = "main", accounts: Iterable[str] = ("1001", "1002", "1122", "2221", "5001"), **config: Any) -> Mapping[str, Book]:
+    """A book, by its name."""
+    settings = BookConfig(base_currency="CNY", chart="small-business-2013", **config)
+    return {name: Book(name, settings, frozenset(accounts))}

@@ -1,0 +1,185 @@
+"""What a rule may say, and every kind of thing it may not."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import duckdb
+import pytest
+
+from cdc.accounting.expressions import BadExpression, check_columns, check_exact, parse, type_of
+
+ROW = """SELECT 1::DECIMAL(12,2) AS total, 1::BIGINT AS n, 'x' AS note, DATE '2026-01-31' AS paid, 1::DOUBLE AS weight,
+    [1::DOUBLE] AS weights,
+    {'kg': 1::DOUBLE} AS load, '{}' AS info, TIMESTAMPTZ '2026-01-31' AS made, true AS "Order", 1 AS "金额", 1 AS "a""b" """
+
+
+@pytest.fixture(scope="module")
+def db() -> Iterator[duckdb.DuckDBPyConnection]:
+    with duckdb.connect() as connection:
+        connection.execute(f"CREATE VIEW r AS {ROW}")
+        yield connection
+
+
+@pytest.mark.parametrize(
+    ("text", "kind", "columns"),
+    [
+        ("total", "DECIMAL(12,2)", {"total"}),
+        ("TOTAL", "DECIMAL(12,2)", {"TOTAL"}),
+        ("total - n * 0.13", "DECIMAL(24,2)", {"total", "n"}),
+        ("CASE WHEN total > 1 THEN 'a' ELSE note END", "VARCHAR", {"total", "note"}),
+        ("note IN ('paid', 'shipped') AND NOT total BETWEEN 1 AND 2", "BOOLEAN", {"note", "total"}),
+        ("CAST(made AT TIME ZONE 'Asia/Shanghai' AS DATE)", "DATE", {"made"}),
+        ("'Sale ' || note", "VARCHAR", {"note"}),
+        ("coalesce(nullif(note, ''), '-')", "VARCHAR", {"note"}),
+        ("last_day(paid)", "DATE", {"paid"}),
+        ("info ->> '$.kind'", "VARCHAR", {"info"}),
+        ("note COLLATE NOCASE = 'X'", "BOOLEAN", {"note"}),
+        ('"金额" + "a""b"', "INTEGER", {"金额", 'a"b'}),
+        ('"Order"', "BOOLEAN", {"Order"}),
+        ("total -- what is due", "DECIMAL(12,2)", {"total"}),
+        ("total /* gross */ * 2", "DECIMAL(18,2)", {"total"}),
+        ("'it''s; -- not a comment'", "VARCHAR", set()),
+    ],
+)
+def test_scalar_expressions_are_accepted(db: duckdb.DuckDBPyConnection, text: str, kind: str, columns: set[str]) -> None:
+    expression = parse(db, text)
+    assert expression.columns == columns
+    assert type_of(db, expression, "r").split("(")[0] == kind.split("(")[0]
+
+
+@pytest.mark.parametrize(
+    "text", ["total - n * 0.13", "CASE WHEN total > 1 THEN 'a' END", "'it''s'", '"a""b" + 1', "note IN ('x', 'y')", "-total"]
+)
+def test_the_canonical_text_means_the_same(db: duckdb.DuckDBPyConnection, text: str) -> None:
+    expression = parse(db, text)
+    assert db.execute(f"SELECT {expression.sql} FROM r").fetchall() == db.execute(f"SELECT {text} FROM r").fetchall()
+    assert parse(db, expression.sql) == expression
+
+
+@pytest.mark.parametrize(
+    ("text", "fault"),
+    [
+        ("", "syntax error"),
+        ("total +", "syntax error"),
+        ("total /* never closed", "syntax error"),
+        ("(total", "syntax error"),
+        ("total); DROP TABLE x; --", "syntax error"),
+        ("total; SELECT 1", "more than one expression"),
+        ("total; DROP TABLE x", "syntax error"),
+        ("total, n", "not one scalar expression"),
+        ("total AS x", "not one scalar expression"),
+        ("total x", "not one scalar expression"),
+        ("total FROM r", "not one scalar expression"),
+        ("total FROM 'secret.csv'", "not one scalar expression"),
+        ("total WHERE true", "not one scalar expression"),
+        ("total ORDER BY 1", "not one scalar expression"),
+        ("total LIMIT 1", "not one scalar expression"),
+        ("DISTINCT total", "not one scalar expression"),
+        ("total UNION SELECT 2", "not one scalar expression"),
+        ("total QUALIFY true", "not one scalar expression"),
+        ("total HAVING true", "not one scalar expression"),
+        ("total GROUP BY n", "not one scalar expression"),
+        ("(SELECT 1)", "a subquery"),
+        ("total + (SELECT max(total) FROM r)", "a subquery"),
+        ("EXISTS (SELECT 1)", "a subquery"),
+        ("total IN (SELECT 1)", "a subquery"),
+        ("row_number() OVER ()", "a window function"),
+        ("sum(total) OVER (ORDER BY n)", "a window function"),
+        ("sum(total)", "'sum' is not a function"),
+        ("count(*)", "'count_star' is not a function"),
+        ("abs(total) FILTER (WHERE true)", "an aggregate"),
+        ("abs(DISTINCT total)", "an aggregate"),
+        ("*", "'*'"),
+        ("COLUMNS(*)", "'*'"),
+        ("$1", "a parameter"),
+        ("?", "a parameter"),
+        ("#1", "positional_reference"),
+        ("DEFAULT", "default"),
+        ("list_transform([total], lambda x: x + 1)", "'->'"),
+        ("[x + 1 for x in [total]]", "'->'"),
+        ("info -> '$.kind'", "json_extract_string"),
+        ("r.total", "without its table"),
+        ("main.r.total", "without its table"),
+        ("unnest([1, 2])", "'unnest' is not a function"),
+        ("range(3)", "'range' is not a function"),
+        ("read_text('/etc/hosts')", "'read_text' is not a function"),
+        ("read_csv('x.csv')", "'read_csv' is not a function"),
+        ("getenv('HOME')", "'getenv' is not a function"),
+        ("parse_path('/a/b')", "'parse_path' is not a function"),
+        ("query('SELECT 1')", "'query' is not a function"),
+        ("json_serialize_plan('SELECT 1')", "'json_serialize_plan' is not a function"),
+        ("json_execute_serialized_sql('{}')", "'json_execute_serialized_sql' is not a function"),
+        ("current_setting('threads')", "'current_setting' is not a function"),
+        ("getvariable('x')", "'getvariable' is not a function"),
+        ("nextval('s')", "'nextval' is not a function"),
+        ("txid_current()", "'txid_current' is not a function"),
+        ("version()", "'version' is not a function"),
+        ("random()", "'random' is not a function"),
+        ("uuid()", "'uuid' is not a function"),
+        ("gen_random_uuid()", "'gen_random_uuid' is not a function"),
+        ("now()", "'now' is not a function"),
+        ("today()", "'today' is not a function"),
+        ("current_date()", "'current_date' is not a function"),
+        ("age(made)", "'age' is not a function"),
+        ("vector_type(total)", "'vector_type' is not a function"),
+        ("error('x')", "'error' is not a function"),
+        ("sleep_ms(1)", "'sleep_ms' is not a function"),
+        ("coalesce(total, CASE WHEN true THEN random() END)", "'random' is not a function"),
+        ("no_such_function(total)", "'no_such_function' is not a function"),
+    ],
+)
+def test_all_else_is_refused(db: duckdb.DuckDBPyConnection, text: str, fault: str) -> None:
+    with pytest.raises(BadExpression) as refused:
+        parse(db, text)
+    assert fault in str(refused.value)
+
+
+@pytest.mark.parametrize("text", ["current_timestamp", "localtimestamp", "current_user", "user", "rowid"])
+def test_words_without_brackets_are_columns_or_nothing(db: duckdb.DuckDBPyConnection, text: str) -> None:
+    with pytest.raises(BadExpression, match=f"there is no column '{text}'"):
+        check_columns(parse(db, text), ["total"])
+
+
+def test_an_unknown_column_is_named_with_the_nearest_one(db: duckdb.DuckDBPyConnection) -> None:
+    known = ["total", "note", "Paid_At"]
+    check_columns(parse(db, "TOTAL > 1 AND paid_at IS NULL"), known)
+    with pytest.raises(BadExpression, match=r"^there is no column 'totl'; did you mean 'total'\?$"):
+        check_columns(parse(db, "totl"), known)
+    with pytest.raises(BadExpression, match=r"^there is no column 'zzz'$"):
+        check_columns(parse(db, "zzz"), known)
+
+
+def test_what_does_not_bind_is_refused_in_duckdbs_words(db: duckdb.DuckDBPyConnection) -> None:
+    with pytest.raises(BadExpression, match="No function matches"):
+        type_of(db, parse(db, "last_day(total)"), "r")
+
+
+@pytest.mark.parametrize(
+    "text", ["total", "n * 3", "round(total * 1.175, 2)", "CAST(note AS DECIMAL(12,2))", "greatest(total, 0)", "total % 2.5", "total * 1e0"]
+)
+def test_exact_amounts_are_accepted(db: duckdb.DuckDBPyConnection, text: str) -> None:
+    check_exact(db, parse(db, text), "r")
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "weight",
+        "total / 3",
+        "total // 3",
+        "total + weight",
+        "sqrt(total)",
+        "CAST(total / 3 AS DECIMAL(12,2))",
+        "round(CAST(total AS DOUBLE), 2)::DECIMAL(12,2)",
+        "CASE WHEN weight > 1 THEN total ELSE 0 END",
+        "coalesce(CAST(CAST(CAST(weight AS DECIMAL(12,2)) AS VARCHAR) AS DECIMAL(12,2)), 0)",
+        "CAST(weights AS DECIMAL(12,2)[])[1]",
+        "CAST(load AS STRUCT(kg DECIMAL(12,2))).kg",
+        "CAST(printf('%.2f', total) AS DECIMAL(12,2))",
+        "CAST(format('{}', total) AS DECIMAL(12,2))",
+    ],
+)
+def test_a_float_anywhere_in_an_amount_is_refused(db: duckdb.DuckDBPyConnection, text: str) -> None:
+    with pytest.raises(BadExpression, match="must stay exact"):
+        check_exact(db, parse(db, text), "r")
