@@ -25,6 +25,7 @@ from cdc.errors import EXIT_FINE, Action, ConfigError, LedgertailError, SourceEr
 from cdc.observe import Heartbeat, SourceStatus, iso
 from cdc.pipeline import Pipeline
 from cdc.protocols import Inspection, Source
+from cdc.texts import text
 from cdc.types import MicroBatch
 
 if TYPE_CHECKING:
@@ -97,6 +98,8 @@ class Worker(threading.Thread):
             raise fault
 
     def _tail(self) -> None:
+        schemas = self.inspection.schemas()
+        self._loop.call(lambda pipeline: pipeline.check(schemas.values()))
         resume = self._loop.call(lambda pipeline: pipeline.resume(self.source_name), self)
         self._fault = None
         self.status.resumed(resume)
@@ -115,13 +118,8 @@ class Worker(threading.Thread):
     def _halts(self, error: BaseException) -> bool:
         halts = policy(error).action is Action.HALT
         self.status.failed(error, halts)
-        known = isinstance(error, (SourceError, ConfigError)) or hasattr(error, "hint")
-        message = "source '%s' %s: %s - %s"
-        _log.log(
-            logging.ERROR if halts else logging.WARNING,
-            message, self.source_name, "halted" if halts else "will be tried again", error, getattr(error, "hint", ""),
-            exc_info=None if known else error,
-        )  # fmt: skip
+        line = text(f"daemon.log.{'halted' if halts else 'again'}", source=self.source_name, fault=error, hint=getattr(error, "hint", ""))
+        _log.log(logging.ERROR if halts else logging.WARNING, line, exc_info=None if isinstance(error, LedgertailError) else error)
         return halts
 
 
@@ -257,7 +255,7 @@ class Publishing(threading.Thread):
             try:
                 self._publisher.publish_once()
             except LedgertailError as error:
-                _log.error("publishing the journal: %s - %s", error, error.hint)
+                _log.error(text("daemon.log.publish", fault=error, hint=error.hint))
             if last:
                 return
 

@@ -8,6 +8,7 @@ committed, whichever is longer.
 from __future__ import annotations
 
 import logging
+import os
 import threading
 import time
 from collections import deque
@@ -16,9 +17,16 @@ from datetime import UTC, datetime
 from typing import Any
 
 from cdc.errors import LedgertailError
+from cdc.texts import text
 from cdc.types import Position, Resume, SnapshotProgress, SourceLag
 
 RATE_WINDOW_S = 10.0
+
+
+def log_to_stderr() -> None:
+    """Log lines on stderr, with the time unless the journal adds its own."""
+    stamp = "" if "JOURNAL_STREAM" in os.environ else "%(asctime)s "
+    logging.basicConfig(level=logging.INFO, format=f"{stamp}%(levelname)s %(message)s")
 
 
 def iso(timestamp: float) -> str:
@@ -156,9 +164,6 @@ class Heartbeat:
         self._next = time.monotonic() + self._every_s
         for status in statuses:
             facts = status.facts(0)
-            snapshot = facts["snapshot"]
-            done = f", snapshot {snapshot['rows_done']:,} of about {snapshot['rows_estimated']:,} rows" if snapshot else ""
-            self._log.info(
-                "source '%s': %s at %s, %s s behind, %s changes/s%s",
-                status.name, status.state, status.position, facts["lag_seconds"], facts["changes_per_second"], done,
-            )  # fmt: skip
+            copy = facts["snapshot"]
+            done = text("daemon.log.copy", done=copy["rows_done"], estimated=copy["rows_estimated"]) if copy else ""
+            self._log.info("%s%s", text("daemon.log.beat", **facts), done)

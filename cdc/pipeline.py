@@ -13,7 +13,7 @@ again (`resume`).
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 
@@ -92,6 +92,11 @@ class Pipeline:
         self._prepared = {key: schema for key, schema in self._prepared.items() if schema.source != source}
         self._copying = {}
         return resume
+
+    def check(self, schemas: Iterable[TableSchema]) -> None:
+        """Compile the rules of tables as they are at the source now. Raises ConfigError where one does not fit."""
+        for schema in schemas:
+            self._accountant.compile(schema)
 
     def apply(self, batches: Sequence[MicroBatch]) -> bool:
         """Apply batches of different sources in one store transaction. True when it is committed.

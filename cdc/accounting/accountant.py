@@ -20,7 +20,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 import duckdb
 import pyarrow as pa
 
-from cdc.accounting.rules import LEVELS, Book, CompiledRule, compile_rules, keyed, literal, quote
+from cdc.accounting.rules import LEVELS, Book, CompiledRule, check_alone, compile_rules, keyed, literal, quote
 from cdc.config import RuleConfig
 from cdc.types import ENDED, ENTRIES, LINES, LIVE, LIVE_KEYS, QUARANTINED, SETTLED, Postings, TableSchema
 
@@ -50,6 +50,7 @@ class Accountant:
         self._compiled: dict[TableSchema, tuple[CompiledRule, ...]] = {}
         self._db = duckdb.connect(config={"enable_external_access": "false"})
         self._db.execute("SET TimeZone = 'UTC'")
+        check_alone(self._db, self._rules, self._books)
 
     def compile(self, schema: TableSchema) -> tuple[CompiledRule, ...]:
         """The rules of a table, compiled once per schema. Raises ConfigError where a rule does not fit it."""

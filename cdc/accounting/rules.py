@@ -7,7 +7,7 @@ with the entry it wants (header, lines, id) or the fault that sends the row to q
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import NoReturn
 
@@ -116,6 +116,35 @@ def compile_rules(
         return tuple(_Compiler(connection, rule, schema, books[rule.book]).compile() for rule in rules if rule.table == schema.name)
     finally:
         connection.unregister("rule_row")
+
+
+def check_alone(connection: duckdb.DuckDBPyConnection, rules: Iterable[RuleConfig], books: Mapping[str, Book]) -> None:
+    """Check what needs no schema: every expression is scalar SQL, every constant account is in its chart. Raises ConfigError."""
+    for rule in rules:
+        compiler = _Compiler(connection, rule, TableSchema(rule.table, "", (), ()), books[rule.book])
+        for i, line in enumerate(rule.lines):
+            if isinstance(line.account, str):
+                compiler.account(f"lines.{i}", line)
+        for key, text in expressions_of(rule):
+            try:
+                parse(connection, text)
+            except BadExpression as error:
+                compiler.refuse(key, error)
+
+
+def expressions_of(rule: RuleConfig) -> Iterator[tuple[str, str]]:
+    """Every expression of a rule with its key."""
+    for key in ("when", "date", "voucher_key", "voucher_type", "summary"):
+        if text := getattr(rule, key):
+            yield key, text
+    for i, line in enumerate(rule.lines):
+        if isinstance(line.account, dict):
+            yield f"lines.{i}.account", line.account["expr"]
+        for key in ("debit", "credit", "currency", "orig_amount", "rate", "quantity", "unit"):
+            if text := getattr(line, key):
+                yield f"lines.{i}.{key}", text
+        for name, text in line.dims.items():
+            yield f"lines.{i}.dims.{name}", text
 
 
 class _Compiler:

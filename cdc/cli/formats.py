@@ -96,6 +96,7 @@ def _rendered(answer: pa.RecordBatchReader, sql: Callable[[duckdb.DuckDBPyConnec
     names = [f"c{i}" for i in range(len(answer.schema))]
     with duckdb.connect() as session:
         session.execute("SET TimeZone = 'UTC'")
+        session.execute("SET enable_progress_bar = false")  # it would be drawn on stdout
         for batch in answer:
             session.register("answer", pa.Table.from_batches([batch]).rename_columns(names))
             table = session.execute(sql(session)).to_arrow_table()

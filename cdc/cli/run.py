@@ -16,5 +16,7 @@ from cdc.texts import text
 def command(until_caught_up: bool) -> None:
     from cdc.config import load
     from cdc.daemon import run
+    from cdc.observe import log_to_stderr
 
+    log_to_stderr()
     sys.exit(run(load(config_path()), until_caught_up=until_caught_up))

@@ -126,7 +126,16 @@ def _initialise(binaries: Path, home: Path, folder: Path, password: str, identit
     options = ["--username", USER, "--pwfile", str(secret), "--auth", "scram-sha-256", "--encoding=UTF8", "--locale=C", "--no-sync"]
     command = [str(binaries / "initdb"), "-D", str(home / "data"), *options]
     with (folder / "postgres.log").open("ab") as log:
-        done = subprocess.run(command, cwd=home, stdin=subprocess.DEVNULL, stdout=log, stderr=subprocess.STDOUT, check=False, **identity)
+        done = subprocess.run(
+            command,
+            cwd=home,
+            stdin=subprocess.DEVNULL,
+            stdout=log,
+            stderr=subprocess.STDOUT,
+            check=False,
+            start_new_session=True,
+            **identity,
+        )
     secret.unlink()
     if done.returncode:
         raise LedgertailError("demo.server", detail=log_tail(folder / "postgres.log"))

@@ -9,7 +9,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager, nullcontext
 from dataclasses import dataclass
 from importlib.resources import files
@@ -47,10 +47,12 @@ class Stage:
     server: server.Server
     shop: Connection
     daemon: subprocess.Popen[bytes]
+    go_on: Callable[[], None]
     deadline: float
 
     def check(self, doing: str) -> None:
-        """Raises LedgertailError when the daemon has ended or the time is over."""
+        """Raises KeyboardInterrupt after a signal, LedgertailError when the daemon has ended or the time is over."""
+        self.go_on()
         if self.daemon.poll() is not None:
             raise LedgertailError("demo.daemon", detail=server.log_tail(self.folder / "daemon.log", 12))
         if time.monotonic() > self.deadline:
@@ -63,8 +65,8 @@ def play(seconds: int, keep: bool, seed: int) -> int:
     Raises LedgertailError; KeyboardInterrupt on SIGINT, SIGTERM and SIGHUP. Whatever happens, all of it is removed first.
     """
     console = show.console()
-    with _interruptible(), ExitStack() as stack:
-        stage = _set_up(stack, console, seconds, keep)
+    with _signals_noted() as go_on, ExitStack() as stack:
+        stage = _set_up(stack, console, go_on, seconds, keep)
         workload = Workload(stage.server.connect, seed)
         stack.callback(workload.stop)
         reader = _reader(stage)
@@ -81,38 +83,47 @@ def play(seconds: int, keep: bool, seed: int) -> int:
 
 
 @contextmanager
-def _interruptible() -> Iterator[None]:
-    """The first signal interrupts, those after it wait: the clean-up is bounded and is never broken off."""
+def _signals_noted() -> Iterator[Callable[[], None]]:
+    """Gives a function that raises KeyboardInterrupt once a signal has come; till the end signals do nothing else.
 
-    def interrupt(number: int, frame: FrameType | None) -> None:
-        for sign in _SIGNALS:
-            signal.signal(sign, signal.SIG_IGN)
-        raise KeyboardInterrupt
+    A handler that raised could do so anywhere: in the clean-up, or in callbacks of a fork, where Python drops the exception and leaves
+    locks held.
+    """
+    came: list[int] = []
 
-    before = {sign: signal.signal(sign, interrupt) for sign in _SIGNALS}
+    def note(number: int, frame: FrameType | None) -> None:
+        came.append(number)
+
+    def go_on() -> None:
+        if came:
+            raise KeyboardInterrupt
+
+    before = {sign: signal.signal(sign, note) for sign in _SIGNALS}
     try:
-        yield
+        yield go_on
     finally:
         for sign, handler in before.items():
             signal.signal(sign, handler)
 
 
-def _set_up(stack: ExitStack, console: Console, seconds: int, keep: bool) -> Stage:
+def _set_up(stack: ExitStack, console: Console, go_on: Callable[[], None], seconds: int, keep: bool) -> Stage:
     deadline = time.monotonic() + seconds + _SETUP_SECONDS_MAX
     folder = Path(tempfile.mkdtemp(prefix="ledgertail-demo-"))
     stack.callback(_remove, folder)
     show.say(console, "demo.step.server", folder=folder)
     postgres = server.start(folder, outlive=keep)
     stack.callback(postgres.stop)
+    go_on()
     shop = stack.enter_context(postgres.connect(autocommit=True))
     show.say(console, "demo.step.shop")
     open_shop(shop)
+    go_on()
     config = _write_config(folder, postgres)
     show.say(console, "demo.step.daemon", command=f"ledgertail --config {config} run")
     command = [sys.executable, "-m", "cdc.cli", "--config", str(config), "run"]
     daemon = spawn(command, folder / "daemon.log", folder, None if keep else signal.SIGKILL)
     stack.callback(stop, daemon, signal.SIGTERM, _DAEMON_STOP_SECONDS_MAX)
-    return Stage(console, folder, config, postgres, shop, daemon, deadline)
+    return Stage(console, folder, config, postgres, shop, daemon, go_on, deadline)
 
 
 def _remove(folder: Path) -> None:

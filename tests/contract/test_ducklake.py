@@ -127,7 +127,7 @@ def test_an_empty_store_is_published_as_nothing(tmp_path: Path, path: Path) -> N
 def test_killed_at_every_step_publishes_once(sink: DuckDBSink, path: Path, tmp_path: Path) -> None:
     sink.close()
     folder = tmp_path / "lake"
-    for at in (1, 2, 3, 4, 6, 8, 3, 5):  # calls 1 to 4: the check of the lake's last batch, then a step's log, entries, lines
+    for at in (1, 2, 3, 4, 6):  # calls 1 to 4: the check of the lake's last batch, then a step's log, entries, lines
         with run(path, folder, at) as process:
             process.wait()
         assert process.returncode == -signal.SIGKILL
@@ -142,7 +142,7 @@ def test_killed_at_random_publishes_once(sink: DuckDBSink, path: Path, tmp_path:
     sink.close()
     folder = tmp_path / "lake"
     delay, kills = 0.02, 0
-    for _ in range(30):
+    for _ in range(12):
         with run(path, folder, 0) as process:
             assert process.stdout is not None
             assert process.stdout.readline() == "ready\n"
@@ -152,7 +152,7 @@ def test_killed_at_random_publishes_once(sink: DuckDBSink, path: Path, tmp_path:
             timer.cancel()
         if process.returncode == 0:
             break
-        delay, kills = delay * 1.4, kills + 1
+        delay, kills = delay * 2, kills + 1
     assert process.returncode == 0
     assert kills > 2
     with open_read_only(path) as reader:

@@ -1,8 +1,9 @@
 """Golden cases of the accountant: each file has the rules, the changes batch by batch, and what they come to.
 
     == rules      TOML: `[columns]` of the table `shop.t` and its `key`, `[book]` if it is not plain, and `[[rules]]`
-    == changes    a batch: a row per change, `op` and the columns; `t` counts its transactions from 0. NULL is NULL, a blank is not given
-                  (NULL). `== changes without <rule>` has the config without that rule; `== changes with <rule>` has it from then on
+    == changes    a batch: a row per change, `op` and the columns; `t` counts its transactions from 0. A blank is NULL, too.
+                  `== changes without <rule>`: that rule has left the config; `== changes with <label>`: the rule of that `label`
+                  has come into it, in place of the one of its name
     == entries    what was posted, in order; the lines of an entry stand below its first. Entries are called A, B, ... as they come
     == quarantine what lies there in the end, and how each item stands
 
@@ -64,29 +65,29 @@ def test_golden(path: Path) -> None:
     sections = _sections(path.read_text("utf-8"))
     config = tomllib.loads(sections[0][1])
     schema = table("t", config.get("key", []), **config["columns"])
-    rules = {
-        rule["name"]: RuleConfig(**_DEFAULTS, **rule) if "book" not in rule else RuleConfig(table="shop.t", **rule)
-        for rule in config["rules"]
-    }
+    rules = {rule.pop("label", rule["name"]): RuleConfig(**{**_DEFAULTS, **rule}) for rule in config["rules"]}
     books = {name: book(name, **config.get("book", {}))[name] for name in {rule.book for rule in rules.values()}}
-    in_force = dict(rules)
-    ledger, first = Ledger(), 1
+    in_force = {label: rule for label, rule in rules.items() if label == rule.name}
+    ledger, first, told = Ledger(), 1, {"entries"}
     for title, body in sections[1:]:
         kind, _, rest = title.partition(" ")
         if kind == "changes":
             if rest.startswith("without "):
                 del in_force[rest.removeprefix("without ")]
             elif rest.startswith("with "):
-                name = rest.removeprefix("with ")
-                in_force[name] = rules[name]
+                rule = rules[rest.removeprefix("with ")]
+                in_force[rule.name] = rule
             rows, numbers, count = _batch(schema, body)
             accountant = Accountant(in_force.values(), books)
             ledger.post(accountant.account(schema, changes(schema, rows, numbers), transactions(count, first), ledger.lookup))
             accountant.close()
             first += count
         else:
+            told.discard(kind)
             header = _cells(body.splitlines()[0])
             assert _told(header, _answers(ledger, kind)) == _told(header, [_cells(line) for line in body.splitlines()[1:]])
+    assert not told, "a case tells its entries"
+    assert not ledger.quarantine or "quarantine" in dict(sections), "a case tells what is in quarantine"
 
 
 def _sections(text: str) -> list[tuple[str, str]]:

@@ -56,7 +56,7 @@ _REFUSALS = (
 )
 _PASSING_CLASSES = ("08", "53", "57", "40", "58")
 _PASSING = ("55P03", "55006", "25P03", "25P04")
-_LOST = re.compile(r"can no longer (get|access)|has already been removed|has been invalidated|replication slot .* does not exist|复制槽")
+_LOST = re.compile(r"can no longer (get|access)|has already been removed|has been invalidated|replication slot .* does not exist")
 
 
 def connect(name: str, config: SourceConfig, replication: bool = False) -> Connection:

@@ -112,7 +112,7 @@ def jobs(copy: Copy, session: Session, chunk_size: int, ranges: bool) -> Iterato
         done = copy.progress.leaves[leaf.relid].done
         for span in missing(done):
             yield from (Job(copy, leaf, part, False) for part in _cut(span, end, step if ranges else 0))
-        for span in []:
+        for span in merged(done):
             yield from (Job(copy, leaf, part, True) for part in _cut(span, end, step * RECHECK_FACTOR if ranges else 0))
 
 
