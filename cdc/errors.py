@@ -38,10 +38,6 @@ class SourceUnavailable(SourceError):
     """The source can't be reached or broke off; it may come back by itself."""
 
 
-class CopyGap(SourceUnavailable):
-    """A copy that was taken in parts lacks a row the log changes: the table has to be copied anew, which the next try does."""
-
-
 class PositionLost(SourceError):
     """The log no longer holds what the checkpoint needs: slot missing, invalidated or moved; log purged; other server."""
 

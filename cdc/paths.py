@@ -54,7 +54,7 @@ def places(option: str | Path | None = None) -> Places:
     store = read_toml(config).get("store")
     url = store.get("url") if isinstance(store, dict) else None
     if not isinstance(store, dict) or not isinstance(url, str):
-        raise ConfigError("config.key", path=config, key="store.url", fault="must be like 'duckdb:///var/lib/ledgertail/ledger.duckdb'")
+        raise ConfigError("config.key", path=config, key="store.url", fault="must be like 'duckdb:///var/lib/ledgertail/books.duckdb'")
     file = _store_file(config, url)
     return Places(config, url, file, _socket(config, store.get("socket"), file))
 
@@ -63,7 +63,7 @@ def _store_file(config: Path, url: str) -> Path:
     """`duckdb:///absolute/path` or `duckdb:path/beside/the/config`."""
     parts = urlsplit(url)
     if parts.scheme != "duckdb" or parts.netloc or not parts.path.strip("/"):
-        fault = f"'{url}' must be like 'duckdb:///var/lib/ledgertail/ledger.duckdb', or 'duckdb:ledger.duckdb' beside the config file"
+        fault = f"'{url}' must be like 'duckdb:///var/lib/ledgertail/books.duckdb', or 'duckdb:books.duckdb' beside the config file"
         raise ConfigError("config.key", path=config, key="store.url", fault=fault)
     return config.parent / unquote(parts.path)
 

@@ -22,7 +22,6 @@ import pyarrow.compute as pc
 
 from cdc.accounting.accountant import Accountant
 from cdc.accounting.complete import Completer
-from cdc.errors import CopyGap, SchemaUnknown
 from cdc.protocols import CheckpointStore, Sink, SinkTransaction
 from cdc.types import (
     OP,
@@ -114,10 +113,6 @@ class Pipeline:
             for source, checkpoint in advanced.items():
                 self._checkpoints.advance(transaction, self._known[source], checkpoint)
             transaction.commit()
-        except CopyGap as gap:
-            self.forget()
-            self._copy_again(str(gap.values["source"]), str(gap.values["table"]))
-            raise
         except BaseException:
             self.forget()
             raise
@@ -184,24 +179,8 @@ class Pipeline:
                 keys = rows.select(list(schema.key) or [column.name for column in schema.columns])
                 staged = list(transaction.mirror(schema, keys, True))
                 rows = self._completer.newer(schema, rows, pa.concat_tables(staged), included_from) if staged else rows
-            try:
-                parts = self._whole(transaction, schema, rows, staged=True, older_than=included_from)
-            except SchemaUnknown as error:
-                raise CopyGap("store.copy_gap", source=schema.source, table=schema.table) from error
-            for part in parts:
+            for part in self._whole(transaction, schema, rows, staged=True, older_than=included_from):
                 transaction.apply(self._completer.net(schema, part, staged=0))
-
-    def _copy_again(self, source: str, table: str) -> None:
-        """Have a table copied from its start. Needed when a copy was broken off: between its parts a row may have moved from a place not
-        yet read to one already read, and the log then only has what changed of it.
-        """
-        transaction = self._sink.begin()
-        try:
-            progress = self._checkpoints.load(transaction, source).snapshots[table]
-            self._checkpoints.record(transaction, source, replace(progress, state="wanted", progress="", rows_done=0))
-            transaction.commit()
-        finally:
-            transaction.rollback()
 
     def _whole(
         self, transaction: SinkTransaction, schema: TableSchema, rows: pa.Table, *, staged: bool, older_than: int | None = None
@@ -213,7 +192,7 @@ class Pipeline:
                 mirrored = [chunk.filter(pc.less(chunk.column(STAMP), older_than)) for chunk in mirrored]
             return [self._completer.deletes(schema, rows, chunk) for chunk in mirrored if chunk.num_rows]
         if schema.key:
-            return [self._completer.fill(schema, rows, lambda keys: transaction.mirror(schema, keys, staged))]
+            return [self._completer.fill(schema, rows, lambda keys: transaction.mirror(schema, keys, staged), staged)]
         return [self._completer.number(schema, rows, lambda keys: transaction.mirror(schema, keys, staged))]
 
     def _promote(self, transaction: SinkTransaction, schema: TableSchema, batch: MicroBatch) -> int:

@@ -71,11 +71,12 @@ class Completer:
             p=[included_from],
         )
 
-    def fill(self, schema: TableSchema, rows: pa.Table, mirror: MirrorLookup) -> pa.Table:
+    def fill(self, schema: TableSchema, rows: pa.Table, mirror: MirrorLookup, staged: bool = False) -> pa.Table:
         """The changes with every absent value filled in, without `#absent` and `#old:`.
 
         Each change that lacks a value points to the row's state before it, an earlier change or the mirror's row; values are
-        fetched along these pointers, which double their reach with each pass. Raises SchemaUnknown where that state is missing.
+        fetched along these pointers, which double their reach with each pass. Raises SchemaUnknown where that state is missing. In a
+        `staged` copy it may be, of rows that were gone before the copy came to them: their changes are dropped.
         """
         old = [name for name in schema.key if f"{OLD}{name}" in rows.column_names]
         if ABSENT not in rows.column_names:
@@ -89,10 +90,12 @@ class Completer:
                 f"""UPDATE states SET {values}, {_ABSENT} = list_intersect(states.{_ABSENT}, p.{_ABSENT}), "#former" = p."#former"
                 FROM (SELECT * FROM states) p WHERE p."#rid" = states."#former" AND len(states.{_ABSENT}) > 0"""
             ).fetchall()[0]
+            if not moved and staged:
+                break
             if not moved:
                 raise SchemaUnknown("store.mirror_gap", table=schema.name)
         names = ", ".join(map(quote, [*_META, *index]))
-        return self._run(f'SELECT {names} FROM states WHERE "#rid" > 0 ORDER BY "#rid"')
+        return self._run(f'SELECT {names} FROM states WHERE "#rid" > 0 AND len({_ABSENT}) = 0 ORDER BY "#rid"')
 
     def _load_states(self, schema: TableSchema, rows: pa.Table, old: list[str], mirror: MirrorLookup) -> None:
         """`states`: the changes (`#rid` from 1) and the mirror's rows (below 0); `#former` is the `#rid` of the state before a change."""

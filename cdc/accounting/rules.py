@@ -124,7 +124,7 @@ def check_alone(connection: duckdb.DuckDBPyConnection, rules: Iterable[RuleConfi
         compiler = _Compiler(connection, rule, TableSchema(rule.table, "", (), ()), books[rule.book])
         for i, line in enumerate(rule.lines):
             if isinstance(line.account, str):
-                compiler.account(f"lines.{i}", line)
+                compiler.account(f"lines.{i}.account", line)
         for key, text in expressions_of(rule):
             try:
                 parse(connection, text)

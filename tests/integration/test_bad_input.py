@@ -211,7 +211,7 @@ def test_a_row_that_breaks_a_rule(shop: Shop) -> None:
     shop.database.connection.execute("INSERT INTO orders VALUES (3, 'paid', 7, 1, '2026-01-03')")
     assert shop.run().returncode == 0
     assert shop.entries() == 1
-    listed = shop.ledgertail("quarantine", "list", "--json")
+    listed = shop.ledgertail("quarantine", "list", "--format", "json")
     (item,) = json.loads(listed.stdout)
     assert (item["row_key"], item["level"], item["reason"]) == ('{"id": 1}', 3, "quarantine.unbalanced")
     assert shop.ledgertail("quarantine", "retry", item["id"]).returncode in (0, 1)
@@ -219,7 +219,7 @@ def test_a_row_that_breaks_a_rule(shop: Shop) -> None:
     shop.change(" + CASE WHEN id = 1 THEN 1 ELSE 0 END", "")
     assert shop.ledgertail("quarantine", "retry", "--all").returncode == 0
     assert shop.entries() == 2
-    assert json.loads(shop.ledgertail("quarantine", "list", "--json").stdout) == []
+    assert json.loads(shop.ledgertail("quarantine", "list", "--format", "json").stdout) == []
     with psycopg.connect(shop.database.url, autocommit=True) as connection:
         connection.execute("DELETE FROM orders WHERE id = 1")
     assert shop.run().returncode == 0
