@@ -7,8 +7,9 @@ ones; a row that fails a check goes to quarantine and leaves its live entry as i
 The steps are temporary tables, each built from the ones before:
 
     c        the changes, keyed (`#rid` log order, `#key`, `#hash`)
-    known    the rows of it that may already have entries, or that change more than once
+    asked    the rows of it that may already have entries
     live     the live entries of those
+    known    the rows that do have live entries, or that change more than once: only these need a look back
     wanted   per change and rule: the entry's id, header and lines, or a fault; lines are null where the rule wants nothing
     posted   per rule and row, the changes after which something else is wanted, each with what stood before it
 """
@@ -70,8 +71,8 @@ class Accountant:
         try:
             db.execute(f"CREATE OR REPLACE TEMP TABLE c AS {keyed(schema)}")
             db.execute(
-                """CREATE OR REPLACE TEMP TABLE known AS SELECT "#hash", "#key", bool_or("#op" = 'd') AS deleted FROM c
-                GROUP BY ALL HAVING arg_min("#op", "#rid") <> 'c' OR count(*) > 1"""
+                """CREATE OR REPLACE TEMP TABLE asked AS SELECT "#hash", "#key", bool_or("#op" = 'd') AS deleted, count(*) > 1 AS often
+                FROM c GROUP BY ALL HAVING often OR arg_min("#op", "#rid") <> 'c'"""
             )
             self._stand(schema, rules, live)
             self._want(rules)
@@ -96,10 +97,7 @@ class Accountant:
             db.register(name, table)
         try:
             db.execute("CREATE OR REPLACE TEMP TABLE live AS SELECT * FROM former ANTI JOIN present USING (row_hash, row_key)")
-            db.execute(
-                """CREATE OR REPLACE TEMP TABLE known AS
-                SELECT row_hash AS "#hash", row_key AS "#key", true AS deleted FROM live GROUP BY ALL"""
-            )
+            db.execute('CREATE OR REPLACE TEMP TABLE known AS SELECT DISTINCT row_hash AS "#hash", row_key AS "#key" FROM live')
             db.execute(_NOTHING_WANTED)
             db.execute(
                 """INSERT INTO wanted BY NAME SELECT book, rule, rule_version, 0 AS "#rid", 0 AS "#ordinal", 'd' AS "#op",
@@ -112,13 +110,17 @@ class Accountant:
                 db.unregister(name)
 
     def _stand(self, schema: TableSchema, rules: tuple[CompiledRule, ...], live: LiveLookup) -> None:
-        """`live`: what stands for the rows the table may already have entries for."""
-        asked = 'SELECT "#hash" AS row_hash, "#key" AS row_key FROM known' + ("" if rules else " WHERE deleted")
+        """`live`: what stands for the rows that may have entries. `known`: those that do have, or that change more than once."""
+        asked = 'SELECT "#hash" AS row_hash, "#key" AS row_key FROM asked' + ("" if rules else " WHERE deleted")
         keys = self._db.execute(asked).to_arrow_table().cast(LIVE_KEYS)
         entries = live(schema, keys) if keys.num_rows else LIVE.empty_table()
         self._db.register("live_entries", entries)
         self._db.execute("CREATE OR REPLACE TEMP TABLE live AS SELECT * FROM live_entries")
         self._db.unregister("live_entries")
+        self._db.execute(
+            """CREATE OR REPLACE TEMP TABLE known AS SELECT "#hash", "#key" FROM asked WHERE often
+            UNION SELECT row_hash, row_key FROM live"""
+        )
 
     def _want(self, rules: tuple[CompiledRule, ...]) -> None:
         """`wanted`: what each rule wants after each change; nothing after a delete, also for rules the config no longer has."""
@@ -163,18 +165,23 @@ class Accountant:
 
     def _post(self, schema: TableSchema, rules: tuple[CompiledRule, ...]) -> Postings:
         db, table, source = self._db, literal(schema.name), literal(schema.source)
-        db.execute(_STEPS)
-        db.execute(_ENTRIES)
+        posted, entries_of = _PLAIN
+        if db.execute("SELECT count(*) FROM known").fetchall()[0][0]:
+            db.execute(_STEPS)
+            posted, entries_of = _LOOKING_BACK
         entries = self._fetch(
             f"""SELECT entry_id, book, rule, kind, reverses, {_HEADER}, {source} AS source, {table} AS source_table, "#key" AS row_key,
-            "#op" AS op, "#position" AS position, "#xid" AS txn, "#ordinal" AS ordinal, "#committed_at" AS committed_at FROM entries""",
+            "#op" AS op, "#position" AS position, "#xid" AS txn, "#ordinal" AS ordinal, "#committed_at" AS committed_at
+            FROM ({entries_of})""",
             ENTRIES,
         )
-        lines = self._fetch("SELECT entry_id, book, period, unnest(lines, recursive := true) FROM entries", LINES)
-        ended = self._fetch('SELECT "#hash" AS row_hash, live_id AS entry_id FROM steps WHERE step = 1 AND live_id IS NOT NULL', ENDED)
+        lines = self._fetch(f"SELECT entry_id, book, period, unnest(lines, recursive := true) FROM ({entries_of})", LINES)
+        ended = self._fetch(
+            f'SELECT "#hash" AS row_hash, live_id AS entry_id FROM ({posted}) WHERE step = 1 AND live_id IS NOT NULL', ENDED
+        )
         begun = self._fetch(
             f"""SELECT "#hash" AS row_hash, {table} AS source_table, "#key" AS row_key, book, rule, entry_id, {_HEADER}, lines
-            FROM posted WHERE stays AND lines IS NOT NULL""",
+            FROM ({posted}) WHERE stays AND lines IS NOT NULL""",
             LIVE,
         )
         return Postings(entries, lines, ended, begun, self._quarantine(schema), self._settle(schema, rules))
@@ -205,7 +212,7 @@ class Accountant:
         pairs = ", ".join(f"({literal(rule.book)}, {literal(rule.name)})" for rule in rules)
         return self._fetch(
             f"""SELECT {literal(schema.name)} AS source_table, "#key" AS row_key, book, rule
-            FROM known CROSS JOIN (VALUES {pairs}) r (book, rule) ANTI JOIN (
+            FROM asked CROSS JOIN (VALUES {pairs}) r (book, rule) ANTI JOIN (
                 SELECT "#key", book, rule FROM wanted GROUP BY ALL HAVING arg_max(fault IS NOT NULL, "#rid")) USING ("#key", book, rule)""",
             SETTLED,
         )
@@ -233,23 +240,26 @@ WITH good AS (
 SELECT * EXCLUDE (want, before, nth, stood), row_number() OVER k AS step, lag("#rid") OVER k AS before_rid,
     lead("#rid") OVER k IS NULL AS stays
 FROM good WHERE want IS DISTINCT FROM CASE WHEN nth = 1 THEN stood ELSE before END
-WINDOW k AS (PARTITION BY book, rule, "#hash", "#key" ORDER BY "#rid");
-CREATE OR REPLACE TEMP VIEW posted AS
-SELECT *, NULL AS live_id, 1 AS step, NULL AS before_rid, true AS stays
-FROM wanted ANTI JOIN known USING ("#hash", "#key") WHERE fault IS NULL
-UNION ALL BY NAME SELECT * FROM steps"""
+WINDOW k AS (PARTITION BY book, rule, "#hash", "#key" ORDER BY "#rid")"""
 
-# Each step's entries: the reversal of what stood before it, and the posting of what is wanted.
-_ENTRIES = f"""CREATE OR REPLACE TEMP VIEW entries AS
-WITH reversed AS (
-    SELECT s.* EXCLUDE (entry_id, {_HEADER}, lines), l.entry_id, {", ".join(f"l.{name}" for name in _HEADER.split(", "))}, l.lines
-    FROM steps s JOIN live l ON l.entry_id = s.live_id WHERE s.step = 1
-    UNION ALL BY NAME
-    SELECT s.* EXCLUDE (entry_id, {_HEADER}, lines), b.entry_id, {", ".join(f"b.{name}" for name in _HEADER.split(", "))}, b.lines
-    FROM steps s JOIN steps b ON b."#rid" = s.before_rid AND b.book = s.book AND b.rule = s.rule AND b."#key" = s."#key"
-    WHERE b.lines IS NOT NULL
+# What is posted, and the entries that come of it, without and with a look back: for each step the reversal of what stood before it, and the
+# posting of what is wanted.
+_POST = f"""SELECT 'post' AS kind, entry_id, NULL::VARCHAR AS reverses, {_HEADER}, book, rule, {_CHANGE}, lines"""
+_UNKNOWN = "SELECT *, NULL::VARCHAR AS live_id, 1 AS step, NULL::BIGINT AS before_rid, true AS stays FROM wanted"
+_PLAIN = (f"{_UNKNOWN} WHERE fault IS NULL", f"{_POST} FROM wanted WHERE fault IS NULL AND lines IS NOT NULL")
+_STEPS_AND_UNKNOWN = f"""{_UNKNOWN} ANTI JOIN known USING ("#hash", "#key") WHERE fault IS NULL UNION ALL BY NAME SELECT * FROM steps"""
+_STOOD = ", ".join(f"{{}}.{name}" for name in [*_HEADER.split(", "), "entry_id", "lines"])
+_LOOKING_BACK = (
+    _STEPS_AND_UNKNOWN,
+    f"""WITH reversed AS (
+        SELECT s.* EXCLUDE (entry_id, {_HEADER}, lines), {_STOOD.replace("{}", "l")}
+        FROM steps s JOIN live l ON l.entry_id = s.live_id WHERE s.step = 1
+        UNION ALL BY NAME
+        SELECT s.* EXCLUDE (entry_id, {_HEADER}, lines), {_STOOD.replace("{}", "b")}
+        FROM steps s JOIN steps b ON b."#rid" = s.before_rid AND b.book = s.book AND b.rule = s.rule AND b."#key" = s."#key"
+        WHERE b.lines IS NOT NULL
+    )
+    SELECT 'reverse' AS kind, CAST(md5('reverse|' || entry_id) AS UUID)::VARCHAR AS entry_id, entry_id AS reverses, {_HEADER}, book, rule,
+        {_CHANGE}, {_NEGATED} AS lines FROM reversed
+    UNION ALL {_POST} FROM ({_STEPS_AND_UNKNOWN}) WHERE lines IS NOT NULL""",
 )
-SELECT 'reverse' AS kind, CAST(md5('reverse|' || entry_id) AS UUID)::VARCHAR AS entry_id, entry_id AS reverses, {_HEADER}, book, rule,
-    {_CHANGE}, {_NEGATED} AS lines FROM reversed
-UNION ALL
-SELECT 'post', entry_id, NULL, {_HEADER}, book, rule, {_CHANGE}, lines FROM posted WHERE lines IS NOT NULL"""

@@ -9,7 +9,7 @@ from cdc.texts import text
 
 
 @click.command(name="demo", help=text("demo.help.command"))
-@click.option("--seconds", type=click.IntRange(1, 3600), default=25, show_default=True, help=text("demo.help.seconds"))
+@click.option("--seconds", type=click.IntRange(1, 3600), default=20, show_default=True, help=text("demo.help.seconds"))
 @click.option("--keep", is_flag=True, help=text("demo.help.keep"))
 @click.option("--seed", type=int, default=2013, show_default=True, help=text("demo.help.seed"))
 def command(seconds: int, keep: bool, seed: int) -> None:

@@ -30,7 +30,7 @@ from cdc.errors import EXIT_FAILED, EXIT_FINE, LedgertailError
 from cdc.paths import places
 from cdc.texts import text
 
-_SETUP_SECONDS_MAX = 30  # all but the selling: with the default 25 s of it the demo ends within a minute
+_SETUP_SECONDS_MAX = 30  # all but the selling: with the default 20 s of it the demo ends within a minute
 _DAEMON_STOP_SECONDS_MAX = 10.0
 _LOOK_SECONDS, _LINE_SECONDS, _POLL_SECONDS = 0.5, 2.0, 0.1
 _REMOVALS_MAX = 20

@@ -60,6 +60,7 @@ def _open(path: Path, settings: Mapping[str, str], mode: str) -> duckdb.DuckDBPy
         try:
             connection.execute(f"ATTACH {literal(str(path))} AS {_NAME} {mode}")
             connection.execute(f"USE {_NAME}")
+            connection.execute("SET enable_progress_bar = false")
             connection.execute("SET GLOBAL TimeZone = 'UTC'; SET enable_external_access = false; SET lock_configuration = true")
         except duckdb.Error:
             connection.close()

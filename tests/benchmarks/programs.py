@@ -89,11 +89,12 @@ def server_cpu(server: PostgresServer) -> float:
     """CPU seconds of the server's processes since it started, of those that have ended too."""
     assert server.process is not None
     postmaster = psutil.Process(server.process.pid)
-    total = sum(postmaster.cpu_times()[:4])
-    for child in postmaster.children(recursive=True):
+    while True:
+        children = postmaster.children(recursive=True)
         with suppress(psutil.NoSuchProcess):
-            total += sum(child.cpu_times()[:4])
-    return float(total)
+            total = sum(sum(process.cpu_times()[:4]) for process in (postmaster, *children))
+            if postmaster.children(recursive=True) == children:  # or one has ended between the looks at it and at its parent
+                return float(total)
 
 
 def commanded_at(server: PostgresServer, command: str, slot: str) -> float:

@@ -121,10 +121,8 @@ def lines(**changed: Any) -> list[dict[str, Any]]:
     ],
 )
 def test_a_rule_that_does_not_fit_is_refused(changed: dict[str, Any], key: str, fault: str) -> None:
-    accountant = Accountant([rule(**changed)], book())
     with pytest.raises(ConfigError) as refused:
-        accountant.compile(ORDERS)
-    accountant.close()
+        Accountant([rule(**changed)], book()).compile(ORDERS)
     assert refused.value.values["rule"] == "sale"
     assert refused.value.values["key"] == key
     assert fault in refused.value.message

@@ -170,7 +170,7 @@ def test_a_query_over_time_in_the_middle_of_its_answer_is_not_taken_for_whole(se
 
 def test_a_query_that_fails_after_its_first_batches_fails_for_its_reader(serve: Serve) -> None:
     _, reader = serve()
-    with pytest.raises(LedgertailError, match="late|Interrupted"):  # now and then DuckDB names the one, now the other
+    with pytest.raises(LedgertailError, match=r"late|Interrupted"):  # now and then DuckDB names the one, now the other
         reader.query("SELECT CASE WHEN range > 9_900_000 THEN error('late') ELSE 'x' END AS x FROM range(10_000_000)")
 
 
