@@ -109,6 +109,7 @@ class Worker(threading.Thread):
             while True:
                 self.check()
                 batch = source.read()
+                self.status.resting = batch is None
                 if batch is not None:
                     self._loop.submit(self, batch, source.keepalive)
         finally:
@@ -308,8 +309,9 @@ class Daemon:
 
     def _worker(self, name: str) -> Worker:
         source = self._config.sources[name]
-        status = SourceStatus(name, build.kind(source), tuple(source.tables))
-        return Worker(name, lambda: build.source(name, source), build.inspection(name, source), self._loop, status)
+        inspection = build.inspection(name, source)
+        status = SourceStatus(name, build.kind(source), tuple(source.tables), inspection.reached)
+        return Worker(name, lambda: build.source(name, source), inspection, self._loop, status)
 
     def _watch(self, until_caught_up: bool) -> None:
         """Sample lags and show progress until it is time to stop."""

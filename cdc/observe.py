@@ -1,17 +1,19 @@
 """What the daemon knows about its sources: state, lag, rate, last error. The `status` contract is assembled here.
 
-Lag is end to end, from the source's log to the store. A source lags 0 seconds when everything its server had at the last sample is in the
-store; else as many seconds as have gone by since the store last had everything, or since the oldest change it still lacks was
-committed, whichever is longer.
+Lag is end to end, from the source's log to the store. The server is asked for its log's head every few seconds; a source lags as long as
+the oldest head asked for that the store has not reached, or as the oldest change received but not yet applied, whichever is
+longer. A log that has grown, but by nothing that concerns the source, is no lag.
 """
 
 from __future__ import annotations
 
 import logging
+import math
 import os
 import threading
 import time
 from collections import deque
+from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from typing import Any
@@ -48,14 +50,15 @@ class SourceStatus:
     name: str
     kind: str
     tables: tuple[str, ...]
+    reached: Callable[[Position, Position], bool]
     state: str = "down"
     position: Position | None = None
     snapshots: dict[str, SnapshotProgress] = field(default_factory=dict)
     last_error: dict[str, Any] | None = None
     lag: SourceLag | None = None
-    caught_up_at: float | None = None
     pending_since: float | None = None
-    started_at: float = field(default_factory=time.time)
+    resting: bool = False
+    _unreached: deque[SourceLag] = field(default_factory=lambda: deque(maxlen=3600))
     _progressed: bool = False
     _applied: deque[tuple[float, int]] = field(default_factory=deque)
     _lock: threading.Lock = field(default_factory=threading.Lock)
@@ -71,11 +74,13 @@ class SourceStatus:
         """A batch waits to be applied; its first transaction was committed then."""
         with self._lock:
             self.pending_since = min(self.pending_since or oldest_commit_at, oldest_commit_at)
+            self.resting = False
 
     def applied(self, position: Position, changes: int, snapshot: SnapshotProgress | None, promoted: list[str]) -> None:
         now = time.monotonic()
         with self._lock:
             self.position, self.pending_since = position, None
+            self._drop_reached()
             self._applied.append((now, changes))
             if snapshot is not None:
                 self.snapshots[snapshot.table] = snapshot
@@ -92,13 +97,19 @@ class SourceStatus:
             return progressed
 
     def sampled(self, lag: SourceLag) -> None:
-        """The source's server was asked how far its log has gone. What it has looked through and found nothing in is no lag."""
+        """The source's server was asked how far its log has gone."""
         with self._lock:
-            if self.pending_since is None and self.state == "streaming" and lag.unsent_bytes is not None and lag.lag_bytes is not None:
-                lag = replace(lag, lag_bytes=min(lag.lag_bytes, lag.unsent_bytes))
+            if self.resting and self.pending_since is None and lag.unsent_bytes == 0:
+                lag = replace(lag, lag_bytes=0)
+                self._unreached.clear()
+            elif lag.lag_bytes:
+                self._unreached.append(lag)
             self.lag = lag
-            if not lag.lag_bytes:
-                self.caught_up_at = lag.sampled_at
+            self._drop_reached()
+
+    def _drop_reached(self) -> None:
+        while self._unreached and self.position is not None and self.reached(self.position, self._unreached[0].head):
+            self._unreached.popleft()
 
     def failed(self, error: BaseException, halted: bool) -> None:
         with self._lock:
@@ -110,10 +121,9 @@ class SourceStatus:
         """Seconds the store is behind the source; None before the first sample."""
         if self.lag is None:
             return None
-        now = time.time()
-        waiting = now - self.pending_since if self.pending_since is not None else 0.0
-        behind = now - (self.caught_up_at or self.started_at) if self.lag.lag_bytes else 0.0
-        return round(max(waiting, behind, 0.0), 3)
+        with self._lock:
+            since = min([*(lag.sampled_at for lag in [*self._unreached][:1]), self.pending_since or math.inf])
+        return round(max(time.time() - since, 0.0), 3) if since < math.inf else 0.0
 
     def rate(self) -> float:
         """Row changes applied per second, over the last ten seconds."""

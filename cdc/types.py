@@ -11,8 +11,8 @@ A table of changes (`TableChanges.rows`) is an Arrow table with one row per chan
                       unchanged TOAST value); null where all are there
     #old:<k>  only if a row needs it, for every key column k: the key the row had before, null where it did not change
 
-An update that changes the key is two changes: 'd' of the old key, then 'u' of the new one with `#old:` set. (#txn, #ordinal)
-orders all changes of a batch over all its tables.
+An update that changes the key is two changes, never in different batches: 'd' of the old key, then 'u' of the new one with
+`#old:` set. (#txn, #ordinal) orders all changes of a batch over all its tables.
 """
 
 from __future__ import annotations
@@ -289,7 +289,7 @@ class Postings:
     live_ended: pa.Table  # ENDED
     live_begun: pa.Table  # LIVE; an entry begun and ended in the same postings is in neither
     quarantined: pa.Table  # QUARANTINED
-    settled: pa.Table  # SETTLED: rows and rules whose open quarantine items a good change has settled
+    settled: pa.Table  # SETTLED: rows and rules whose open quarantine items a good change has settled; carried out before `quarantined`
 
 
 @dataclass(frozen=True, slots=True)

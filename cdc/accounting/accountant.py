@@ -187,7 +187,8 @@ class Accountant:
         return Postings(entries, lines, ended, begun, self._quarantine(schema), self._settle(schema, rules))
 
     def _quarantine(self, schema: TableSchema) -> pa.Table:
-        """An item per faulty state of a row: one that fails again as it did before is the same item."""
+        """An item per faulty state of a row, one that fails again as it did before being the same item. Faults that a later change of
+        the batch has put right are left out: nobody could have seen them."""
         if not self._db.execute("SELECT count(*) FROM wanted WHERE fault IS NOT NULL").fetchall()[0][0]:
             return QUARANTINED.empty_table()
         table, source = literal(schema.name), literal(schema.source)
@@ -197,7 +198,10 @@ class Accountant:
             f"""WITH items AS (
                 SELECT "#rid", w.book, w.rule, w."#key" AS row_key, w."#position" AS position, split_part(w.fault, '|', 1) AS reason,
                     substr(w.fault, instr(w.fault, '|') + 1) AS detail, CAST(json_object({payload}) AS VARCHAR) AS payload
-                FROM wanted w JOIN c USING ("#rid") WHERE w.fault IS NOT NULL)
+                FROM wanted w JOIN c USING ("#rid")
+                ANTI JOIN (SELECT book, rule, "#key", max("#rid") AS "#rid" FROM wanted WHERE fault IS NULL GROUP BY ALL) good
+                ON good.book = w.book AND good.rule = w.rule AND good."#key" = w."#key" AND good."#rid" > w."#rid"
+                WHERE w.fault IS NOT NULL)
             SELECT CAST(md5(concat_ws('|', 'quarantine', book, rule, {table}, row_key, reason, detail, payload)) AS UUID)::VARCHAR AS id,
                 {source} AS source, {table} AS source_table, row_key, position, CASE reason {levels} END AS level, reason, detail,
                 payload, book, rule
@@ -206,14 +210,14 @@ class Accountant:
         )
 
     def _settle(self, schema: TableSchema, rules: tuple[CompiledRule, ...]) -> pa.Table:
-        """Rows and rules that are sound after the batch, of rows there may be open quarantine items of."""
+        """Rows and rules that were sound after some change of the batch, of rows there may be open quarantine items of."""
         if not rules:
             return SETTLED.empty_table()
         pairs = ", ".join(f"({literal(rule.book)}, {literal(rule.name)})" for rule in rules)
         return self._fetch(
             f"""SELECT {literal(schema.name)} AS source_table, "#key" AS row_key, book, rule
             FROM asked CROSS JOIN (VALUES {pairs}) r (book, rule) ANTI JOIN (
-                SELECT "#key", book, rule FROM wanted GROUP BY ALL HAVING arg_max(fault IS NOT NULL, "#rid")) USING ("#key", book, rule)""",
+                SELECT "#key", book, rule FROM wanted GROUP BY ALL HAVING bool_and(fault IS NOT NULL)) USING ("#key", book, rule)""",
             SETTLED,
         )
 

@@ -38,7 +38,7 @@ def main() -> None:
 
 def _arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="python -m tests.benchmarks", description=__doc__)
-    parser.add_argument("--rows", type=_count, default=200_000, help="row changes of capture, rows of snapshot (%(default)s)")
+    parser.add_argument("--rows", type=_count, default=100_000, help="row changes of capture, rows of snapshot (%(default)s)")
     parser.add_argument("--rate", type=_count, default=1000, help="transactions a second of latency (%(default)s)")
     parser.add_argument("--seconds", type=_count, default=20, help="how long latency is measured (%(default)s)")
     parser.add_argument("--json", type=Path, metavar="FILE", help="write the figures to this file too")

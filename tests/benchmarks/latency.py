@@ -54,8 +54,9 @@ class Looker(threading.Thread):
         self.looks_ms: list[float] = []
 
     def run(self) -> None:
-        last = self._newest()
-        while not self._stopping.wait(LOOK_PAUSE_S):
+        last, stopping = self._newest(), False
+        while not stopping:
+            stopping = self._stopping.wait(LOOK_PAUSE_S)
             asked = time.perf_counter()
             newest = self._newest()
             now_us = time.time_ns() // 1000
@@ -64,6 +65,7 @@ class Looker(threading.Thread):
             last = newest
 
     def stop(self) -> None:
+        """End after one more look."""
         self._stopping.set()
         self.join()
 

@@ -52,12 +52,12 @@ class Ledger:
         ended = {row["entry_id"] for row in part.live_ended.to_pylist()}
         assert ended <= {row["entry_id"] for row in self.live}
         self.live = [row for row in self.live if row["entry_id"] not in ended] + part.live_begun.to_pylist()
-        for item in part.quarantined.to_pylist():
-            self.quarantine.setdefault(item["id"], item)["status"] = "open"
         settled = [tuple(row.values()) for row in part.settled.to_pylist()]
         for item in self.quarantine.values():
             if (item["source_table"], item["row_key"], item["book"], item["rule"]) in settled:
                 item["status"] = "resolved"
+        for item in part.quarantined.to_pylist():
+            self.quarantine.setdefault(item["id"], item)["status"] = "open"
 
 
 @pytest.mark.parametrize("path", CASES, ids=lambda path: path.stem)

@@ -293,7 +293,8 @@ def stream(
     history: History, cuts: Sequence[int] = (), *, after: int = 0, until: int | None = None, staged: Mapping[str, int] | None = None
 ) -> list[MicroBatch]:
     """The transactions after one, until another, as micro-batches, cut before the changes at `cuts`, counted from the first. A cut within
-    a transaction gives parts. With `staged` these tables' changes go to their copies: to those read by a snapshot before `included_from`.
+    a transaction gives parts; the two changes of a key change stay together. With `staged` these tables' changes go to their copies: to
+    those read by a snapshot before the one named.
     """
     last = len(history.transactions) if until is None else until
     logged = [
@@ -302,7 +303,8 @@ def stream(
         for ordinal, (schema, change) in enumerate(history.transactions[n - 1])
         if not (staged and schema is FEES)
     ]
-    edges = sorted({0, len(logged), *(cut % (len(logged) + 1) for cut in cuts)})
+    cuts = [cut % (len(logged) + 1) for cut in cuts]
+    edges = sorted({0, len(logged), *(cut for cut in cuts if cut == len(logged) or not logged[cut][3].old)})
     return [
         _batch(logged[start:end], whole=end == len(logged) or logged[end][0] != logged[end - 1][0], staged=staged)
         for start, end in itertools.pairwise(edges)
