@@ -98,7 +98,7 @@ class SourceConfig(Model):
     slot: str | None = Field(None, pattern=r"^[a-z0-9_]{1,63}$")
     publication: str | None = Field(None, min_length=1, max_length=63)
     create: bool = True
-    batch_size_max: Size = 64 << 20
+    batch_size_max: Size = 16 << 20
     snapshot_workers: int = Field(2, ge=1, le=16)
     snapshot_chunk: Size = 16 << 20
     options: dict[str, str] = Field(default_factory=dict)

@@ -33,10 +33,12 @@ if TYPE_CHECKING:
 
 KEEPALIVE_S = 5.0
 SAMPLE_S = 2.0
+IDLE_S = 2.0  # without work before the store is tidied up
 BACKOFF_FIRST_S, BACKOFF_MAX_S = 0.5, 30.0
 PATIENCE_S = 60.0  # how long `--until-caught-up` waits for a source that can't be reached
 _log = logging.getLogger("ledgertail")
 T = TypeVar("T")
+Call = tuple[Callable[[Pipeline], Any], "Future[Any]", "Worker | None"]
 
 
 class Stopped(Exception):
@@ -132,7 +134,7 @@ class ApplyLoop(threading.Thread):
         self._pipeline, self._when_idle = pipeline, when_idle
         self._changed = threading.Condition()
         self._waiting: dict[Worker, MicroBatch] = {}
-        self._calls: deque[tuple[Callable[[Pipeline], Any], Future[Any], Worker | None]] = deque()
+        self._calls: deque[Call] = deque()
         self._stopped = False
 
     def call(self, function: Callable[[Pipeline], T], worker: Worker | None = None) -> T:
@@ -176,30 +178,30 @@ class ApplyLoop(threading.Thread):
 
     def run(self) -> None:
         while not self._stopped:
-            call, batches = self._next()
+            call, batches, idle = self._next()
             if call is not None:
                 self._answer(*call)
             elif batches:
                 self._apply(batches)
-            else:
+            elif idle:
                 self._when_idle()
         for _, future, _ in self._calls:
             future.set_exception(Stopped())
         self._pipeline.close()
 
-    def _next(self) -> tuple[tuple[Callable[[Pipeline], Any], Future[Any], Worker | None] | None, dict[Worker, MicroBatch]]:
-        """The next call or the batches to apply now. They leave the waiting room only once they are applied."""
+    def _next(self) -> tuple[Call | None, dict[Worker, MicroBatch], bool]:
+        """The next call, or the batches to apply now, or whether nothing came for a while. Batches leave the waiting room once applied."""
         with self._changed:
             unfinished = self._pipeline.unfinished
             for call in self._calls:
                 if unfinished is None or (call[2] is not None and call[2].source_name == unfinished):
                     self._calls.remove(call)
-                    return call, {}
+                    return call, {}, False
             ready = {w: b for w, b in self._waiting.items() if unfinished in (None, w.source_name)}
             whole = {w: b for w, b in ready.items() if b.whole}
             if not ready:
-                self._changed.wait(1.0)
-            return None, whole if whole and unfinished is None else dict(list(ready.items())[:1])
+                return None, {}, not self._changed.wait(IDLE_S)
+            return None, whole if whole and unfinished is None else dict(list(ready.items())[:1]), False
 
     def _answer(self, function: Callable[[Pipeline], Any], future: Future[Any], worker: Worker | None) -> None:
         if worker is not None:

@@ -20,11 +20,16 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 
 import duckdb
 import pyarrow as pa
+import pyarrow.compute as pc
 
 from cdc.accounting.rules import LEVELS, Book, CompiledRule, check_alone, compile_rules, keyed, literal, quote
 from cdc.config import RuleConfig
-from cdc.types import ENDED, ENTRIES, LINES, LIVE, LIVE_KEYS, QUARANTINED, SETTLED, Postings, TableSchema
+from cdc.types import DELETE, ENDED, ENTRIES, LINES, LIVE, LIVE_KEYS, OP, QUARANTINED, SETTLED, Postings, TableSchema
 
+NOTHING = Postings(
+    ENTRIES.empty_table(), LINES.empty_table(), ENDED.empty_table(), LIVE.empty_table(), QUARANTINED.empty_table(), SETTLED.empty_table()
+)
+_DELETED = pa.scalar(DELETE, pa.string())
 LiveLookup = Callable[[TableSchema, pa.Table | None], pa.Table]
 
 _HEADER = "voucher_key, voucher_type, entry_date, period, summary, rule_version"
@@ -49,7 +54,8 @@ class Accountant:
     def __init__(self, rules: Iterable[RuleConfig], books: Mapping[str, Book]) -> None:
         self._rules, self._books = tuple(rules), books
         self._compiled: dict[TableSchema, tuple[CompiledRule, ...]] = {}
-        self._db = duckdb.connect(config={"enable_external_access": "false"})
+        # One thread: a batch is too small to share out, and waking others costs more than they do.
+        self._db = duckdb.connect(config={"enable_external_access": "false", "threads": "1"})
         self._db.execute("SET TimeZone = 'UTC'")
         check_alone(self._db, self._rules, self._books)
 
@@ -65,6 +71,8 @@ class Accountant:
         `live` gives the live entries of the rows asked for. The result is a function of the arguments and the rules alone.
         """
         rules = self.compile(schema)
+        if not rules and not pc.any(pc.equal(changes.column(OP), _DELETED)).as_py():
+            return NOTHING
         db = self._db
         db.register("changes", changes)
         db.register("txns", transactions)
@@ -74,9 +82,9 @@ class Accountant:
                 """CREATE OR REPLACE TEMP TABLE asked AS SELECT "#hash", "#key", bool_or("#op" = 'd') AS deleted, count(*) > 1 AS often
                 FROM c GROUP BY ALL HAVING often OR arg_min("#op", "#rid") <> 'c'"""
             )
-            self._stand(schema, rules, live)
-            self._want(rules)
-            return self._post(schema, rules)
+            standing = self._stand(schema, rules, live)
+            self._want(rules, standing)
+            return self._post(schema, rules, standing)
         finally:
             db.unregister("changes")
             db.unregister("txns")
@@ -104,25 +112,31 @@ class Accountant:
                 row_hash AS "#hash", row_key AS "#key", position AS "#position", txn AS "#xid", committed_at AS "#committed_at"
                 FROM live, txns"""
             )
-            return self._post(schema, ())
+            return self._post(schema, (), True)
         finally:
             for name in ("former", "present", "txns"):
                 db.unregister(name)
 
-    def _stand(self, schema: TableSchema, rules: tuple[CompiledRule, ...], live: LiveLookup) -> None:
-        """`live`: what stands for the rows that may have entries. `known`: those that do have, or that change more than once."""
-        asked = 'SELECT "#hash" AS row_hash, "#key" AS row_key FROM asked' + ("" if rules else " WHERE deleted")
-        keys = self._db.execute(asked).to_arrow_table().cast(LIVE_KEYS)
+    def _stand(self, schema: TableSchema, rules: tuple[CompiledRule, ...], live: LiveLookup) -> bool:
+        """`live`: what stands for the rows that may have entries. `known`: those that do have, or that change more than once.
+
+        False if there are none: then everything is posted as it is.
+        """
+        db = self._db
+        keys = self._fetch('SELECT "#hash" AS row_hash, "#key" AS row_key FROM asked' + ("" if rules else " WHERE deleted"), LIVE_KEYS)
         entries = live(schema, keys) if keys.num_rows else LIVE.empty_table()
-        self._db.register("live_entries", entries)
-        self._db.execute("CREATE OR REPLACE TEMP TABLE live AS SELECT * FROM live_entries")
-        self._db.unregister("live_entries")
-        self._db.execute(
+        if not entries.num_rows and not db.execute("SELECT count(*) FROM asked WHERE often").fetchall()[0][0]:
+            return False
+        db.register("live_entries", entries)
+        db.execute("CREATE OR REPLACE TEMP TABLE live AS SELECT * FROM live_entries")
+        db.unregister("live_entries")
+        db.execute(
             """CREATE OR REPLACE TEMP TABLE known AS SELECT "#hash", "#key" FROM asked WHERE often
             UNION SELECT row_hash, row_key FROM live"""
         )
+        return True
 
-    def _want(self, rules: tuple[CompiledRule, ...]) -> None:
+    def _want(self, rules: tuple[CompiledRule, ...], standing: bool) -> None:
         """`wanted`: what each rule wants after each change; nothing after a delete, also for rules the config no longer has."""
         db = self._db
         db.execute(_NOTHING_WANTED)
@@ -132,6 +146,13 @@ class Accountant:
                 self._want_by(rule)
             finally:
                 db.execute("SET TimeZone = 'UTC'")
+        if standing:
+            self._want_nothing(rules)
+
+    def _want_nothing(self, rules: tuple[CompiledRule, ...]) -> None:
+        """Of known rows: the changes a rule does not apply to, and the deletes for rules the config no longer has."""
+        db = self._db
+        for rule in rules:
             db.execute(
                 f"""INSERT INTO wanted BY NAME SELECT {_of(rule)}, {_CHANGE} FROM c SEMI JOIN known USING ("#hash", "#key")
                 WHERE "#rid" NOT IN (SELECT "#rid" FROM wanted WHERE rule = {literal(rule.name)})"""
@@ -163,10 +184,10 @@ class Accountant:
             db.execute("ALTER TABLE every_change RENAME TO c")
         db.execute(f"""INSERT INTO wanted BY NAME SELECT {_of(rule)}, {_CHANGE}, bad.fault FROM c JOIN bad USING ("#rid")""")
 
-    def _post(self, schema: TableSchema, rules: tuple[CompiledRule, ...]) -> Postings:
+    def _post(self, schema: TableSchema, rules: tuple[CompiledRule, ...], standing: bool) -> Postings:
         db, table, source = self._db, literal(schema.name), literal(schema.source)
         posted, entries_of = _PLAIN
-        if db.execute("SELECT count(*) FROM known").fetchall()[0][0]:
+        if standing:
             db.execute(_STEPS)
             posted, entries_of = _LOOKING_BACK
         entries = self._fetch(
@@ -176,8 +197,12 @@ class Accountant:
             ENTRIES,
         )
         lines = self._fetch(f"SELECT entry_id, book, period, unnest(lines, recursive := true) FROM ({entries_of})", LINES)
-        ended = self._fetch(
-            f'SELECT "#hash" AS row_hash, live_id AS entry_id FROM ({posted}) WHERE step = 1 AND live_id IS NOT NULL', ENDED
+        ended = (
+            ENDED.empty_table()
+            if not standing
+            else self._fetch(
+                f'SELECT "#hash" AS row_hash, live_id AS entry_id FROM ({posted}) WHERE step = 1 AND live_id IS NOT NULL', ENDED
+            )
         )
         begun = self._fetch(
             f"""SELECT "#hash" AS row_hash, {table} AS source_table, "#key" AS row_key, book, rule, entry_id, {_HEADER}, lines
@@ -231,20 +256,24 @@ def _of(rule: CompiledRule) -> str:
 
 # Of known rows: the changes after which a rule wants something else than what stood before, live or from earlier in the batch.
 # Rows seen once and for the first time need no look back: they are posted as they are.
-_WANT = "CASE WHEN w.lines IS NOT NULL THEN (w.voucher_key, w.voucher_type, w.entry_date, w.summary, w.lines) END"
+_CONTENT = (
+    "CASE WHEN {0}.lines IS NOT NULL THEN md5(concat_ws(chr(31), {0}.entry_date, coalesce({0}.voucher_key, chr(0)), "
+    "coalesce({0}.voucher_type, chr(0)), coalesce({0}.summary, chr(0)), CAST({0}.lines AS VARCHAR))) END"
+)
 _STEPS = f"""CREATE OR REPLACE TEMP TABLE steps AS
-WITH good AS (
-    SELECT w.*, {_WANT} AS want, lag({_WANT}) OVER k AS before, row_number() OVER k AS nth, l.entry_id AS live_id,
-        CASE WHEN l.entry_id IS NOT NULL THEN (l.voucher_key, l.voucher_type, l.entry_date, l.summary, l.lines) END AS stood
+WITH chain AS (
+    SELECT w."#rid", w.book, w.rule, w."#key", {_CONTENT.format("w")} AS want, l.entry_id AS live_id, {_CONTENT.format("l")} AS stood
     FROM wanted w SEMI JOIN known USING ("#hash", "#key")
     LEFT JOIN live l ON l.row_hash = w."#hash" AND l.row_key = w."#key" AND l.book = w.book AND l.rule = w.rule
     WHERE w.fault IS NULL
-    WINDOW k AS (PARTITION BY w.book, w.rule, w."#hash", w."#key" ORDER BY w."#rid")
+), turns AS (
+    SELECT * FROM chain WINDOW k AS (PARTITION BY book, rule, "#key" ORDER BY "#rid")
+    QUALIFY want IS DISTINCT FROM CASE WHEN row_number() OVER k = 1 THEN stood ELSE lag(want) OVER k END
+), steps AS (
+    SELECT "#rid", book, rule, live_id, row_number() OVER k AS step, lag("#rid") OVER k AS before_rid, lead("#rid") OVER k IS NULL AS stays
+    FROM turns WINDOW k AS (PARTITION BY book, rule, "#key" ORDER BY "#rid")
 )
-SELECT * EXCLUDE (want, before, nth, stood), row_number() OVER k AS step, lag("#rid") OVER k AS before_rid,
-    lead("#rid") OVER k IS NULL AS stays
-FROM good WHERE want IS DISTINCT FROM CASE WHEN nth = 1 THEN stood ELSE before END
-WINDOW k AS (PARTITION BY book, rule, "#hash", "#key" ORDER BY "#rid")"""
+SELECT w.*, live_id, step, before_rid, stays FROM steps JOIN wanted w USING ("#rid", book, rule)"""
 
 # What is posted, and the entries that come of it, without and with a look back: for each step the reversal of what stood before it, and the
 # posting of what is wanted.

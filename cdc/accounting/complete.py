@@ -31,7 +31,7 @@ class Completer:
     """Completes changes, set-based, in a DuckDB of its own in memory. Belongs to one thread."""
 
     def __init__(self) -> None:
-        self._db = duckdb.connect(config={"enable_external_access": "false"})
+        self._db = duckdb.connect(config={"enable_external_access": "false", "threads": "1"})
         self._db.execute("SET TimeZone = 'UTC'")
 
     def close(self) -> None:

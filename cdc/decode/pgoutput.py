@@ -13,6 +13,7 @@ by the message, and the values of a row by the rule that they must end exactly w
 from __future__ import annotations
 
 import struct
+import sys
 from collections.abc import Callable, Sequence
 from struct import Struct
 
@@ -37,7 +38,7 @@ _UINT, _USHORT, _TYPE, _TRUNCATE, _MESSAGE = (
 )
 _OLD, _NEW = b"ON"
 _NEW_HEAD = 3  # what comes between the old row and the first value of the new one: N, number of columns (2)
-_BEGIN_TAG, _RELATION_TAG, _INSERT, _UPDATE, _DELETE = b"BRIUD"
+_BEGIN_TAG, _COMMIT_TAG, _RELATION_TAG, _INSERT, _UPDATE, _DELETE = b"BCRIUD"
 _OPS = {_INSERT: INSERT, _UPDATE: UPDATE, _DELETE: DELETE}
 _MARKS = {_INSERT: b"N", _UPDATE: b"NKO", _DELETE: b"KO"}
 
@@ -91,12 +92,13 @@ class Decoder:
         """Where to go on: the end of the last Commit decoded, of captured changes or not; None before the first."""
         return None if self._end_lsn is None else lsn_text(self._end_lsn)
 
-    def feed(self, frames: Sequence[bytes], start: int = 0, before: int | None = None) -> int:
+    def feed(self, frames: Sequence[bytes], start: int = 0, before: int | None = None, enough: int = sys.maxsize) -> int:
         """Decode messages from `start` and return the index of the first not consumed.
 
         That is len(frames), or a Relation that would change a table with pending rows (`take`, then feed on), or a Begin whose
-        commit LSN is `before` or later. Raises SourceError for what is no pgoutput, SchemaUnknown when a row can't be told, and
-        what `resolve` raises; the decoder is of no use then. Values are read in part here, in part by `take`.
+        commit LSN is `before` or later, or what follows a Commit once `enough` bytes are pending. Raises SourceError for what is
+        no pgoutput, SchemaUnknown when a row can't be told, and what `resolve` raises; the decoder is of no use then. Values are
+        read in part here, in part by `take`.
         """
         index, end = start, len(frames)
         try:
@@ -106,6 +108,8 @@ class Decoder:
                     index = self._rows(frames, index)
                 elif self._message(kind, frames[index], before):
                     index += 1
+                    if kind == _COMMIT_TAG and self.pending_bytes >= enough:
+                        break
                 else:
                     break
             for table in self._pending.values():

@@ -28,6 +28,7 @@ def store_path(url_or_path: str | Path) -> Path:
 def open_writer(path: Path, memory_limit: int) -> duckdb.DuckDBPyConnection:
     """Open the file as its only writer; `memory_limit` in bytes bounds DuckDB's buffers, beyond it spills beside the file.
 
+    Each connection works on the thread that calls it: a batch is too small to share out, and a reader then has its own core.
     The log is folded into the file when idle (`checkpoint_if_idle`) or at 256 MB, which is much faster than DuckDB's own 16 MB.
     Raises StoreError.
     """
@@ -36,6 +37,7 @@ def open_writer(path: Path, memory_limit: int) -> duckdb.DuckDBPyConnection:
         "memory_limit": f"{max(memory_limit >> 10, 1)}KiB",
         "temp_directory": f"{path}.tmp",
         "wal_autocheckpoint": "256MB",
+        "threads": "1",
         "preserve_insertion_order": "false",
     }
     return _open(path, settings, "")

@@ -46,9 +46,9 @@ def _arguments() -> argparse.Namespace:
 
 
 def _count(text: str) -> int:
-    if (number := int(text)) < 1:
-        raise ValueError
-    return number
+    if not text.isdecimal() or int(text) < 1:
+        raise argparse.ArgumentTypeError(f"'{text}' is not a whole number from 1 on")
+    return int(text)
 
 
 def _measured(server: PostgresServer, told: argparse.Namespace) -> list[Figure]:

@@ -250,6 +250,19 @@ def test_a_large_transaction_comes_in_parts_and_again_whole_after_a_break(databa
     assert twin.ops["c"] == 20001
 
 
+def test_a_backlog_of_small_transactions_is_cut_between_them(database: Database, twin: Twin) -> None:
+    """Or a backlog would become one store transaction, which a daemon that is killed now and then would never finish."""
+    make(database, "CREATE TABLE t (id int PRIMARY KEY, v text)")
+    settings = config(database, "t", batch_size_max=100_000)
+    streaming(settings, twin).close()
+    for start in range(0, 6000, 100):
+        make(database, f"INSERT INTO t SELECT g, repeat('x', 50) FROM generate_series({start}, {start + 99}) g")
+    source = opened(settings, twin)
+    found = batches(source, twin, lambda _: len(twin.rows("t")) == 6000)
+    assert len(found) >= 6
+    assert all(batch.whole for batch in found)
+
+
 def test_a_restart_while_a_transaction_is_open_loses_nothing(database: Database, twin: Twin) -> None:
     make(database, "CREATE TABLE t (id int PRIMARY KEY)")
     source = streaming(config(database, "t"), twin)

@@ -33,7 +33,9 @@ class Tail:
     def __init__(self, config: SourceConfig, stream: Stream, start: int, relations: Relations, wanted: Callable[[str], bool]) -> None:
         self.stream = stream
         self.received_at = 0.0
+        # A batch ends with a transaction once it is half full; only a transaction that fills the other half alone is cut.
         self._size_max = config.batch_size_max
+        self._enough = self._size_max // 2
         self._start, self._relations, self._wanted = start, relations, wanted
         self._decoder = Decoder(relations.resolver(wanted))
         self._frames: list[bytes] = []
@@ -61,7 +63,7 @@ class Tail:
             quiet = not self._frames and not self._gather(deadline)
             if self._feed(before):
                 return Outcome.BATCH if decoder.pending_rows or self._unfinished else Outcome.CUT
-            if decoder.pending_bytes >= self._size_max:
+            if decoder.pending_bytes >= (self._size_max if decoder.in_transaction else self._enough):
                 return Outcome.BATCH
             late = time.monotonic() >= deadline
             if self._ready and (quiet or late):
@@ -89,7 +91,7 @@ class Tail:
                 if not end:
                     return True
             part = self._frames[:end] if end < len(self._frames) else self._frames
-            consumed = self._decoder.feed(part, 0, before)
+            consumed = self._decoder.feed(part, 0, before, self._enough)
             del self._frames[:consumed]
             if consumed < end:
                 return True
