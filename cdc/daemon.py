@@ -33,6 +33,7 @@ if TYPE_CHECKING:
 
 KEEPALIVE_S = 5.0
 SAMPLE_S = 2.0
+READ_AHEAD_ROWS = 5_000  # a batch of so many rows is a backlog: the next is read while it is applied
 IDLE_S = 2.0  # without work before the store is tidied up
 BACKOFF_FIRST_S, BACKOFF_MAX_S = 0.5, 30.0
 PATIENCE_S = 60.0  # how long `--until-caught-up` waits for a source that can't be reached
@@ -108,10 +109,15 @@ class Worker(threading.Thread):
         self._source = source = self._make()
         try:
             source.open(resume)
+            backlog = False
             while True:
                 self.check()
+                if not backlog:
+                    # What is read too early waits for the batch before it, and all that is committed meanwhile waits for both.
+                    self._loop.wait_for_room(self, source.keepalive)
                 batch = source.read()
                 self.status.resting = batch is None
+                backlog = batch is not None and batch.rows >= READ_AHEAD_ROWS
                 if batch is not None:
                     self._loop.submit(self, batch, source.keepalive)
         finally:
@@ -154,12 +160,17 @@ class ApplyLoop(threading.Thread):
         """Hand a batch over once the one before it has been applied; keeps the source alive meanwhile. Raises the worker's fault."""
         if batch.transactions.num_rows:
             worker.status.received(batch.transactions.column("committed_at")[0].as_py().timestamp())
+        self.wait_for_room(worker, keepalive)
+        with self._changed:
+            self._waiting[worker] = batch
+            self._changed.notify_all()
+
+    def wait_for_room(self, worker: Worker, keepalive: Callable[[], None]) -> None:
+        """Wait until the worker's last batch has been applied; keeps the source alive meanwhile. Raises the worker's fault."""
         while True:
             with self._changed:
                 worker.check()
                 if worker not in self._waiting and not self._stopped:
-                    self._waiting[worker] = batch
-                    self._changed.notify_all()
                     return
                 self._changed.wait(KEEPALIVE_S)
             keepalive()

@@ -205,7 +205,7 @@ class Pipeline:
             transaction.apply(self._accountant.account(schema, reads, batch.transactions, transaction.live))
             count += rows.num_rows
             if former.num_rows:
-                seen.append(self._accountant.keys())
+                seen.append(self._accountant.keys(schema, reads))
         if former.num_rows:
             transaction.apply(self._accountant.end_missing(schema, former, seen, batch.transactions))
         transaction.apply(Promotion(schema))

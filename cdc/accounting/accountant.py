@@ -22,14 +22,14 @@ import duckdb
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from cdc.accounting.rules import LEVELS, Book, CompiledRule, check_alone, compile_rules, keyed, literal, quote
+from cdc.accounting.rules import LEVELS, Book, CompiledRule, check_alone, compile_rules, keyed, literal, quote, row_hash, row_key
 from cdc.config import RuleConfig
-from cdc.types import DELETE, ENDED, ENTRIES, LINES, LIVE, LIVE_KEYS, OP, QUARANTINED, SETTLED, Postings, TableSchema
+from cdc.types import DELETE, ENDED, ENTRIES, INSERT, LINES, LIVE, LIVE_KEYS, OP, QUARANTINED, SETTLED, Postings, TableSchema
 
 NOTHING = Postings(
     ENTRIES.empty_table(), LINES.empty_table(), ENDED.empty_table(), LIVE.empty_table(), QUARANTINED.empty_table(), SETTLED.empty_table()
 )
-_DELETED = pa.scalar(DELETE, pa.string())
+_INSERTED, _DELETED = pa.scalar(INSERT, pa.string()), pa.scalar(DELETE, pa.string())
 LiveLookup = Callable[[TableSchema, pa.Table | None], pa.Table]
 
 _HEADER = "voucher_key, voucher_type, entry_date, period, summary, rule_version"
@@ -73,11 +73,15 @@ class Accountant:
         rules = self.compile(schema)
         if not rules and not pc.any(pc.equal(changes.column(OP), _DELETED)).as_py():
             return NOTHING
+        fresh = pc.all(pc.equal(changes.column(OP), _INSERTED)).as_py()  # rows nobody has seen before
         db = self._db
         db.register("changes", changes)
         db.register("txns", transactions)
         try:
             db.execute(f"CREATE OR REPLACE TEMP TABLE c AS {keyed(schema)}")
+            if fresh:
+                self._want(rules, False)
+                return self._post(schema, rules, False, settles=False)
             db.execute(
                 """CREATE OR REPLACE TEMP TABLE asked AS SELECT "#hash", "#key", bool_or("#op" = 'd') AS deleted, count(*) > 1 AS often
                 FROM c GROUP BY ALL HAVING often OR arg_min("#op", "#rid") <> 'c'"""
@@ -93,9 +97,14 @@ class Accountant:
         """Let go of the memory."""
         self._db.close()
 
-    def keys(self) -> pa.Table:
-        """The keys (LIVE_KEYS) of the changes accounted for last."""
-        return self._fetch('SELECT "#hash" AS row_hash, "#key" AS row_key FROM c', LIVE_KEYS)
+    def keys(self, schema: TableSchema, rows: pa.Table) -> pa.Table:
+        """The keys (LIVE_KEYS) of rows (`#n` where the table has no key)."""
+        self._db.register("changes", rows)
+        try:
+            keys = f'SELECT {row_key(schema)} AS "#key" FROM changes'
+            return self._fetch(f'SELECT {row_hash(schema)} AS row_hash, "#key" AS row_key FROM ({keys})', LIVE_KEYS)
+        finally:
+            self._db.unregister("changes")
 
     def end_missing(self, schema: TableSchema, former: pa.Table, seen: Sequence[pa.Table], transactions: pa.Table) -> Postings:
         """Reversals, by the one transaction given, of the former live entries (LIVE) whose rows are not among the keys seen."""
@@ -184,7 +193,7 @@ class Accountant:
             db.execute("ALTER TABLE every_change RENAME TO c")
         db.execute(f"""INSERT INTO wanted BY NAME SELECT {_of(rule)}, {_CHANGE}, bad.fault FROM c JOIN bad USING ("#rid")""")
 
-    def _post(self, schema: TableSchema, rules: tuple[CompiledRule, ...], standing: bool) -> Postings:
+    def _post(self, schema: TableSchema, rules: tuple[CompiledRule, ...], standing: bool, settles: bool = True) -> Postings:
         db, table, source = self._db, literal(schema.name), literal(schema.source)
         posted, entries_of = _PLAIN
         if standing:
@@ -209,7 +218,9 @@ class Accountant:
             FROM ({posted}) WHERE stays AND lines IS NOT NULL""",
             LIVE,
         )
-        return Postings(entries, lines, ended, begun, self._quarantine(schema), self._settle(schema, rules))
+        return Postings(
+            entries, lines, ended, begun, self._quarantine(schema), self._settle(schema, rules) if settles else SETTLED.empty_table()
+        )
 
     def _quarantine(self, schema: TableSchema) -> pa.Table:
         """An item per faulty state of a row, one that fails again as it did before being the same item. Faults that a later change of

@@ -20,7 +20,7 @@ import pyarrow.compute as pc
 
 from cdc.accounting.rules import literal, quote, row_key
 from cdc.errors import SchemaUnknown
-from cdc.types import ABSENT, DELETE, NUMBER, OLD, OP, ORDINAL, TRUNCATE, TXN, MirrorWrite, TableSchema
+from cdc.types import ABSENT, DELETE, INSERT, NUMBER, OLD, OP, ORDINAL, TRUNCATE, TXN, MirrorWrite, TableSchema
 
 MirrorLookup = Callable[[pa.Table | None], Iterator[pa.Table]]
 _META = (OP, TXN, ORDINAL)
@@ -166,6 +166,8 @@ class Completer:
     def net(self, schema: TableSchema, rows: pa.Table, staged: int | None = None) -> MirrorWrite:
         """What the changes come to: the keys that may be in the mirror go, the rows that are left come."""
         names = [column.name for column in schema.columns] + ([] if schema.key else [NUMBER])
+        if staged is None and pc.all(pc.equal(rows.column(OP), pa.scalar(INSERT, pa.string()))).as_py():
+            return MirrorWrite(schema, rows.select(list(schema.key) or names).slice(0, 0), rows.select(names))
         key = ", ".join(map(quote, schema.key or names))
         may_be_there = "true" if staged is not None else """"#op" <> 'c'"""
         self._run(

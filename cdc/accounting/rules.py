@@ -72,9 +72,14 @@ def keyed(schema: TableSchema) -> str:
     """SQL over `changes` and `txns` for the relation `c`: the changes with `#rid` (log order), `#key` (row_key), `#hash` (row_hash) and
     their transaction's `#position`, `#xid` and `#committed_at`."""
     return f"""SELECT k.*, t.position AS "#position", t.txn AS "#xid", t.committed_at AS "#committed_at",
-        md5_number_lower(concat({literal(schema.name)}, chr(0), "#key")) AS "#hash"
+        {row_hash(schema)} AS "#hash"
         FROM (SELECT *, row_number() OVER () AS "#rid", {row_key(schema)} AS "#key" FROM changes) k
         JOIN (SELECT *, row_number() OVER () - 1 AS i FROM txns) t ON t.i = k."#txn" """
+
+
+def row_hash(schema: TableSchema) -> str:
+    """SQL for the hash of a row's `#key`."""
+    return f'md5_number_lower(concat({literal(schema.name)}, chr(0), "#key"))'
 
 
 def row_key(schema: TableSchema) -> str:

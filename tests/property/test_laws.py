@@ -6,6 +6,7 @@ import itertools
 from collections import Counter, defaultdict
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
+from datetime import date
 from decimal import Decimal
 from pathlib import Path
 from typing import Any
@@ -396,25 +397,25 @@ BREAKS = st.lists(st.integers(1, 40), min_size=1, max_size=3, unique=True)
 
 
 @given(history=histories(), cuts=CUTS)
-@settings(max_examples=40)
+@settings(max_examples=25)
 def test_the_journal_is_equal_however_the_stream_is_cut(store: Any, history: History, cuts: list[int]) -> None:
     cut_anyhow(store, history, cuts)
 
 
 @given(history=histories(), at=PLACES, again=PLACES, cuts=CUTS, size=st.integers(1, 4))
-@settings(max_examples=40)
+@settings(max_examples=25)
 def test_a_snapshot_and_the_stream_come_to_the_same(store: Any, history: History, at: int, again: int, cuts: list[int], size: int) -> None:
     snapshot_and_stream(store, history, at, again, cuts, size)
 
 
 @given(history=histories(), first=PLACES, second=PLACES, cuts=CUTS, size=st.integers(1, 4))
-@settings(max_examples=40)
+@settings(max_examples=25)
 def test_a_new_snapshot_posts_the_difference(store: Any, history: History, first: int, second: int, cuts: list[int], size: int) -> None:
     snapshot_over_a_gap(store, history, first, second, cuts, size)
 
 
 @given(history=histories(), places=st.tuples(PLACES, PLACES), read=st.sets(st.integers(0, 8)), cuts=CUTS)
-@settings(max_examples=40)
+@settings(max_examples=25)
 def test_a_snapshot_that_broke_off_is_finished(
     store: Any,
     history: History,
@@ -426,12 +427,56 @@ def test_a_snapshot_that_broke_off_is_finished(
 
 
 @given(history=histories(), breaks=BREAKS, late=st.booleans(), cuts=CUTS)
-@settings(max_examples=40)
+@settings(max_examples=25)
 def test_the_journal_is_equal_wherever_it_breaks(store: Any, history: History, breaks: list[int], late: bool, cuts: list[int]) -> None:
     broken_anywhere(store, history, breaks, late, cuts)
 
 
 @given(history=histories())
-@settings(max_examples=40)
+@settings(max_examples=25)
 def test_a_retry_settles_what_was_corrected(store: Any, history: History) -> None:
     retried(store, history)
+
+
+def test_a_new_snapshot_ends_the_entries_of_rows_that_are_gone_also_of_rules_that_are(store: Any) -> None:
+    history, row = History(), {"status": "paid", "total": Decimal(1), "tax": Decimal(0), "paid": date(2026, 1, 31), "memo": None}
+    fees = [("fee", ("a", Decimal("1.00"))), ("fee", ("b", Decimal("1.00")))]
+    history.commit([("insert", (1, "kept"), row), ("insert", (1, "gone"), row), *fees])
+    history.commit([("delete", 0), ("fee delete", 0)])
+    without_rules = Accountant((), BOOKS)
+    try:
+        with store() as made:
+            made.apply(snapshot(history.states[1], 1, 1, 10))
+            made.reopen(without_rules)
+            made.apply(snapshot(history.states[2], 2, 2, 1))
+            assert {at[2] for at in made.live()} == {order_key((1, "kept")), '{"kind": "b", "amount": 1.00, "#": 1}'}
+            assert_is(made, history.states[2])
+    finally:
+        without_rules.close()
+
+
+# By name, each law on what is drawn for the larger run: LEDGERTAIL_TEST_PROPERTY_SECONDS=600 pytest -m slow tests/property
+LARGE: dict[str, Callable[[Any, dict[str, Any]], None]] = {
+    "cut": lambda store, d: cut_anyhow(store, d["history"], d["cuts"]),
+    "snapshot": lambda store, d: snapshot_and_stream(store, d["history"], *d["places"], d["cuts"], d["size"]),
+    "gap": lambda store, d: snapshot_over_a_gap(store, d["history"], *d["places"], d["cuts"], d["size"]),
+    "interrupted": lambda store, d: interrupted_snapshot(store, d["history"], d["places"], d["read"], d["cuts"]),
+    "broken": lambda store, d: broken_anywhere(store, d["history"], d["breaks"], d["late"], d["cuts"]),
+    "retry": lambda store, d: retried(store, d["history"]),
+}
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("law", LARGE)
+@given(
+    history=histories(transactions_max=30, steps_max=10),
+    cuts=st.lists(st.integers(0, 400), max_size=20),
+    places=st.tuples(st.integers(0, 30), st.integers(0, 30)),
+    size=st.integers(1, 5),
+    read=st.sets(st.integers(0, 12)),
+    breaks=st.lists(st.integers(1, 200), min_size=1, max_size=8, unique=True),
+    late=st.booleans(),
+)
+@settings(max_examples=2000)
+def test_every_law_on_larger_histories(store: Any, law: str, **drawn: Any) -> None:
+    LARGE[law](store, drawn)
