@@ -166,10 +166,6 @@ class Config(Model):
     sources: dict[Annotated[str, Field(pattern=NAME)], SourceConfig] = Field(min_length=1)
     rules: list[RuleConfig] = Field(default_factory=list)
 
-    def beside(self, path: str | Path) -> Path:
-        """A path of the config, seen from the config file's folder."""
-        return self.path.parent / path
-
 
 def load(option: str | Path | None = None) -> Config:
     """Read and validate the config and the rule files it includes. Raises ConfigError."""
@@ -188,7 +184,12 @@ def load(option: str | Path | None = None) -> Config:
                 raise ConfigError("config.key", path=file, key=sorted(extra)[0], fault="an included file holds only [[rules]]")
             rules += [(file, f"rules.{i}", rule) for i, rule in enumerate(_list(file, included.get("rules", []), "rules"))]
     checked = [_rule(file, key, rule) for file, key, rule in rules]
-    config = _validate(Config, {**data, "path": path}, path, "").model_copy(update={"rules": checked})
+    config = _validate(Config, {**data, "path": path}, path, "")
+    sources = {
+        name: source.model_copy(update={"password_file": path.parent / source.password_file}) if source.password_file else source
+        for name, source in config.sources.items()
+    }
+    config = config.model_copy(update={"rules": checked, "sources": sources})
     for file_key, fault in _contradictions(config, [(file, key) for file, key, _ in rules]):
         raise ConfigError("config.key", path=file_key[0], key=file_key[1], fault=fault)
     return config

@@ -32,7 +32,7 @@ if TYPE_CHECKING:
     from sinks.ducklake import Publisher
 
 KEEPALIVE_S = 5.0
-SAMPLE_S = 2.0
+LOOK_S, SAMPLE_S = 0.2, 2.0
 READ_AHEAD_ROWS = 5_000  # a batch of so many rows is a backlog: the next is read while it is applied
 IDLE_S = 2.0  # without work before the store is tidied up
 BACKOFF_FIRST_S, BACKOFF_MAX_S = 0.5, 30.0
@@ -103,7 +103,7 @@ class Worker(threading.Thread):
     def _tail(self) -> None:
         schemas = self.inspection.schemas()
         self._loop.call(lambda pipeline: pipeline.check(schemas.values()))
-        resume = self._loop.call(lambda pipeline: pipeline.resume(self.source_name), self)
+        resume = self._loop.call(lambda pipeline: pipeline.resume(self.source_name, self.status.tables), self)
         self._fault = None
         self.status.resumed(resume)
         self._source = source = self._make()
@@ -281,6 +281,7 @@ class Daemon:
         self._config = config
         self._sink = build.sink(config)
         self._stop = threading.Event()
+        self._told_to_end = False
         try:
             self._loop = ApplyLoop(build.pipeline(config, self._sink), self._sink.checkpoint_if_idle)
             self._workers = [self._worker(name) for name in config.sources]
@@ -296,7 +297,7 @@ class Daemon:
     def run(self, until_caught_up: bool = False) -> int:
         """Run until a signal, until every source has halted, or until the sources' positions of now are reached. The exit code."""
         for number in (signal.SIGTERM, signal.SIGINT):
-            signal.signal(number, lambda *_: self._stop.set())
+            signal.signal(number, self._end_soon)
         with ExitStack() as ending:  # carried out from the last to the first, whatever fails
             ending.callback(self._sink.close)
             for worker in self._workers:
@@ -317,8 +318,12 @@ class Daemon:
             ending.callback(_notify, "STOPPING=1")
             _notify("READY=1")
             self._watch(until_caught_up)
-        errors = [worker.error for worker in self._workers if worker.error is not None]
+        errors = [worker.error for worker in self._workers if worker.error is not None and not self._told_to_end]
         return policy(errors[0]).exit_code if errors else EXIT_FINE
+
+    def _end_soon(self, *_: object) -> None:
+        """Noted only, as a signal may come while the main thread holds the lock of whatever would be told."""
+        self._told_to_end = True
 
     def _worker(self, name: str) -> Worker:
         source = self._config.sources[name]
@@ -330,7 +335,12 @@ class Daemon:
         """Sample lags and show progress until it is time to stop."""
         heartbeat = Heartbeat()
         targets: dict[str, str] = {}
-        while not self._stop.wait(SAMPLE_S if not until_caught_up else 0.2):
+        sampled_at = 0.0
+        while not self._told_to_end:
+            self._stop.wait(LOOK_S)
+            if not until_caught_up and time.monotonic() - sampled_at < SAMPLE_S:
+                continue
+            sampled_at = time.monotonic()
             running = [worker for worker in self._workers if worker.is_alive()]
             for worker in running:
                 if (head := _sample(worker)) is not None:

@@ -80,11 +80,20 @@ class Pipeline:
         self._accountant.close()
         self._completer.close()
 
-    def resume(self, source: str) -> Resume:
-        """What the store knows of a source; what it is held to have from then on."""
+    def resume(self, source: str, tables: Sequence[str] | None = None) -> Resume:
+        """What the store knows of a source; what it is held to have from then on.
+
+        Mirrors of tables that are no longer among `tables` stay as they are, and are marked as removed: to capture them again takes
+        a new copy.
+        """
         transaction = self._sink.begin()
         try:
             resume = self._checkpoints.load(transaction, source)
+            gone = [known for known in resume.snapshots.values() if tables is not None and known.table not in tables]
+            for known in gone:
+                self._checkpoints.record(transaction, source, replace(known, state="removed"))
+            if gone:
+                transaction.commit()
         finally:
             transaction.rollback()
         self._known[source] = resume.checkpoint

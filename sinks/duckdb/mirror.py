@@ -85,39 +85,35 @@ def _create(schema: TableSchema, table: str, staged: bool, create: str = "CREATE
 
 
 def _fit_table(session: Session, schema: TableSchema, table: str) -> None:
+    """Make a table anew in the schema's shape, with the rows it has.
+
+    It is not altered, because DuckDB can't commit an ALTER of a table that the same transaction has written to.
+    """
     has = {row[0]: row[1] for row in session.rows(f"DESCRIBE {table}")}
     wanted = [*schema.columns, *_extra(schema, STAMP in has)]
     selected = ", ".join(f"CAST(NULL AS {c.store_type}) AS {quoted(c.name)}" for c in wanted)
     types = {row[0]: row[1] for row in session.rows(f"DESCRIBE SELECT {selected}")}
-    gone = [name for name in has if name not in types]
-    for i, name in enumerate(gone):  # dropped last, as a table must have a column; renamed first, as a new one may differ in capitals only
-        session.rows(f"ALTER TABLE {table} RENAME {quoted(name)} TO {quoted(f'#gone{i}')}")
+    if list(types.items()) == list(has.items()):
+        return
     for name, kind in types.items():
-        if name not in has:
-            session.rows(f"ALTER TABLE {table} ADD COLUMN {quoted(name)} {kind}")
-        elif has[name] != kind:
-            _widen(session, table, name, has[name], kind)
-    for i in range(len(gone)):
-        session.rows(f"ALTER TABLE {table} DROP COLUMN {quoted(f'#gone{i}')}")
-    if NUMBER in types and NUMBER not in has:
-        _number(session, schema, table)
+        if has.get(name, kind) != kind:
+            _check_widening(session, table, name, has[name], kind)
+    # Equal rows of a table that has just lost its key are numbered, from 1.
+    number = f"row_number() OVER (PARTITION BY {listed([c.name for c in schema.columns if c.name in has])})"
+    values = [
+        f"CAST({quoted(name) if name in has else number if name == NUMBER else 'NULL'} AS {kind}) AS {quoted(name)}"
+        for name, kind in types.items()
+    ]
+    session.rows(f"CREATE OR REPLACE TABLE {table} AS SELECT {', '.join(values)} FROM {table}")
 
 
-def _widen(session: Session, table: str, name: str, old: str, new: str) -> None:
-    """Give a column another type; raises StoreError where a value would not come through unchanged."""
+def _check_widening(session: Session, table: str, name: str, old: str, new: str) -> None:
+    """Raises StoreError where a value would not come through a change of type unchanged."""
     column = quoted(name)
     there_and_back = f"TRY_CAST(TRY_CAST({column} AS {new}) AS {old})"
     lost = session.rows(f"SELECT count(*) FROM {table} WHERE {there_and_back} IS DISTINCT FROM {column}")[0][0]
     if lost:
         raise StoreError("store.column_type", table=table, column=name, old=old, new=new, rows=lost)
-    session.rows(f"ALTER TABLE {table} ALTER {column} TYPE {new}")
-
-
-def _number(session: Session, schema: TableSchema, table: str) -> None:
-    """Number equal rows, from 1, of a table that has just lost its key."""
-    columns = listed([c.name for c in schema.columns])
-    numbered = f"row_number() OVER (PARTITION BY {columns}) AS {quoted(NUMBER)}"
-    session.rows(f"CREATE OR REPLACE TABLE {table} AS SELECT * REPLACE ({numbered}) FROM {table}")
 
 
 def _target(schema: TableSchema, staged: bool) -> pa.Schema:

@@ -21,6 +21,7 @@ from cdc.errors import ConfigError, StoreError, StoreUnavailable
 from sinks import ducklake
 from sinks.duckdb import DuckDBSink, open_read_only
 from sinks.ducklake import Publisher, PublishResult
+from tests.contract.lake import read
 from tests.contract.samples import LOG, committed, postings
 
 WEEK = timedelta(days=7)
@@ -73,17 +74,6 @@ def add(sink: DuckDBSink, n: int) -> None:
         if n % 4 != 3:
             transaction.apply(postings([(3 * n + i, Decimal(n)) for i in range(3)]))
         transaction.apply(LOG)
-
-
-def read(folder: Path, sql: str) -> list[tuple[object, ...]]:
-    """What another process reads in the lake."""
-    with duckdb.connect(config={"extension_directory": str(folder / "none")}) as lake:
-        for name in ("sqlite_scanner", "ducklake"):
-            lake.execute(f"LOAD '{ducklake._extension(name)}'")
-        place = str(folder).replace("'", "''")
-        lake.execute(f"ATTACH 'ducklake:sqlite:{place}/catalog.sqlite' AS lake (READ_ONLY)")
-        lake.execute("USE lake")
-        return lake.execute(sql).fetchall()
 
 
 ALL_ENTRIES = "SELECT CAST(entry_id AS VARCHAR), kind, row_key, batch_seq, batch_row FROM ledger.entries ORDER BY ALL"

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -12,7 +11,8 @@ from pathlib import Path
 import psycopg
 import pytest
 
-from tests.servers.postgres import PASSWORD, USER, Database, PostgresServer, fresh_database
+from tests.integration.installation import Installation
+from tests.servers.postgres import USER, Database, PostgresServer, fresh_database
 
 CONFIG = """
 [store]
@@ -34,43 +34,21 @@ lines = [ {{ account = "1122", debit = "total" }}, {{ account = "5001", credit =
 """
 
 
-class Shop:
+class Shop(Installation):
     """A database with one table, and a config for it that a test may spoil."""
 
     def __init__(self, database: Database, folder: Path) -> None:
-        self.database, self.folder, self.path = database, folder, folder / "ledgertail.toml"
-        self.password = PASSWORD
+        super().__init__(folder, CONFIG.format(folder=folder, url=database.server.url(database.name, USER)))
+        self.database = database
         database.connection.execute(
             "CREATE TABLE orders (id int PRIMARY KEY, status text, total numeric(18,2), weight float8, paid_on date);"
             f"GRANT SELECT ON ALL TABLES IN SCHEMA public TO {USER}; GRANT CREATE ON DATABASE {database.name} TO {USER};"
             f"ALTER TABLE orders OWNER TO {USER};"
             "INSERT INTO orders VALUES (1, 'paid', 100.10, 1.5, '2026-01-02'), (2, 'new', 5, 1, NULL)"
         )
-        self.config(CONFIG.format(folder=folder, url=database.server.url(database.name, USER)))
-
-    def config(self, text: str) -> None:
-        self.path.write_text(text)
-
-    def change(self, old: str, new: str) -> None:
-        text = self.path.read_text()
-        assert old in text
-        self.path.write_text(text.replace(old, new))
-
-    def ledgertail(self, *arguments: str) -> subprocess.CompletedProcess[str]:
-        environment = {**os.environ, "SHOP_PASSWORD": self.password, "LEDGERTAIL_LANG": "en"}
-        command = [sys.executable, "-m", "cdc.cli", "--config", str(self.path), *arguments]
-        done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=180, check=False)
-        assert PASSWORD not in done.stdout + done.stderr
-        assert "Traceback" not in done.stderr
-        return done
-
-    def run(self) -> subprocess.CompletedProcess[str]:
-        return self.ledgertail("run", "--until-caught-up")
 
     def entries(self) -> int:
-        done = self.ledgertail("query", "SELECT count(*) AS n FROM ledger.entries", "--format", "json")
-        assert done.returncode == 0, done.stderr
-        return int(json.loads(done.stdout)[0]["n"])
+        return int(self.query("SELECT count(*) FROM ledger.entries")[0][0])
 
 
 @pytest.fixture
@@ -143,14 +121,12 @@ def test_missing_slot_with_a_checkpoint(shop: Shop) -> None:
     done = shop.run()
     assert done.returncode == 1
     assert "ledgertail snapshot shop" in done.stderr
-    status = json.loads(shop.ledgertail("status", "--json").stdout)
-    assert status["sources"][0]["last_error"]["hint"]
+    assert shop.status()["sources"][0]["last_error"]["hint"]
     # The remedy loses nothing and posts only the difference.
     assert shop.ledgertail("snapshot", "shop").returncode == 0
     assert shop.run().returncode == 0
     assert shop.entries() == 3
-    answer = shop.ledgertail("query", "SELECT sum(debit) AS s FROM ledger.lines", "--format", "json")
-    assert json.loads(answer.stdout) == [{"s": "7.000000"}]
+    assert shop.query("SELECT sum(debit) FROM ledger.lines") == [["7.000000"]]
 
 
 def test_store_locked(shop: Shop) -> None:
@@ -180,11 +156,7 @@ def test_disk_full(shop: Shop) -> None:
         "import resource, signal; signal.signal(signal.SIGXFSZ, signal.SIG_IGN);"
         f"resource.setrlimit(resource.RLIMIT_FSIZE, ({size + 4096}, {size + 4096})); from cdc.cli import main; main()"
     )
-    environment = {**os.environ, "SHOP_PASSWORD": PASSWORD, "LEDGERTAIL_LANG": "en"}
-    done = subprocess.run(
-        [sys.executable, "-c", limited, "--config", str(shop.path), "run", "--until-caught-up"],
-        env=environment, capture_output=True, text=True, timeout=180, check=False,
-    )  # fmt: skip
+    done = shop.ledgertail("run", "--until-caught-up", program=limited)
     assert done.returncode == 1, done.stderr
     assert "store.duckdb" in done.stderr
     assert shop.entries() == 1

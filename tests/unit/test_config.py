@@ -151,7 +151,7 @@ def test_passwords_come_from_where_they_are_named(tmp_path: Path, monkeypatch: p
     monkeypatch.setenv("SHOP_PASSWORD", "secret")
     assert source.password() == "secret"
     (tmp_path / "password").write_text("from a file\n", "utf-8")
-    source = loaded(tmp_path, changed("tables =", f"password_file = '{tmp_path}/password'\ntables =")).sources["shop"]
+    source = loaded(tmp_path, changed("tables =", "password_file = 'password'\ntables =")).sources["shop"]
     assert source.password() == "from a file"
     assert loaded(tmp_path, GOOD).sources["shop"].password() is None
 
