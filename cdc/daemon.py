@@ -16,12 +16,12 @@ import time
 from collections import deque
 from collections.abc import Callable
 from concurrent.futures import Future
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from cdc import build
 from cdc.config import Config
-from cdc.errors import EXIT_FINE, Action, ConfigError, LedgertailError, SourceError, SourceUnavailable, policy
+from cdc.errors import EXIT_FINE, Action, ConfigError, LedgertailError, SourceError, SourceUnavailable, StoreError, policy
 from cdc.observe import Heartbeat, SourceStatus, iso
 from cdc.pipeline import Pipeline
 from cdc.protocols import Inspection, Source
@@ -29,6 +29,7 @@ from cdc.texts import text
 from cdc.types import MicroBatch
 
 if TYPE_CHECKING:
+    from sinks.duckdb import DuckDBSink
     from sinks.ducklake import Publisher
 
 KEEPALIVE_S = 5.0
@@ -36,6 +37,7 @@ LOOK_S, SAMPLE_S = 0.2, 2.0
 READ_AHEAD_ROWS = 5_000  # a batch of so many rows is a backlog: the next is read while it is applied
 IDLE_S = 2.0  # without work before the store is tidied up
 BACKOFF_FIRST_S, BACKOFF_MAX_S = 0.5, 30.0
+LOCK_PATIENCE_S = 10.0
 PATIENCE_S = 60.0  # how long `--until-caught-up` waits for a source that can't be reached
 _log = logging.getLogger("ledgertail")
 T = TypeVar("T")
@@ -103,8 +105,8 @@ class Worker(threading.Thread):
     def _tail(self) -> None:
         schemas = self.inspection.schemas()
         self._loop.call(lambda pipeline: pipeline.check(schemas.values()))
+        self._fault = None  # what comes from here on is of what the store says next
         resume = self._loop.call(lambda pipeline: pipeline.resume(self.source_name, self.status.tables), self)
-        self._fault = None
         self.status.resumed(resume)
         self._source = source = self._make()
         try:
@@ -142,6 +144,7 @@ class ApplyLoop(threading.Thread):
         self._waiting: dict[Worker, MicroBatch] = {}
         self._calls: deque[Call] = deque()
         self._stopped = False
+        self.error: BaseException | None = None
 
     def call(self, function: Callable[[Pipeline], T], worker: Worker | None = None) -> T:
         """Run a function on this thread, between two store transactions, and return what it returns. Raises what it raises.
@@ -188,17 +191,26 @@ class ApplyLoop(threading.Thread):
         self.join()
 
     def run(self) -> None:
-        while not self._stopped:
-            call, batches, idle = self._next()
-            if call is not None:
-                self._answer(*call)
-            elif batches:
-                self._apply(batches)
-            elif idle:
-                self._when_idle()
-        for _, future, _ in self._calls:
-            future.set_exception(Stopped())
-        self._pipeline.close()
+        try:
+            while not self._stopped:
+                self._turn()
+        except BaseException as error:  # noqa: BLE001 - the daemon ends with it
+            self.error = error
+        finally:
+            with self._changed:
+                self._stopped = True
+                for _, future, _ in self._calls:
+                    future.set_exception(Stopped())
+            self._pipeline.close()
+
+    def _turn(self) -> None:
+        call, batches, idle = self._next()
+        if call is not None:
+            self._answer(*call)
+        elif batches:
+            self._apply(batches)
+        elif idle:
+            self._when_idle()
 
     def _next(self) -> tuple[Call | None, dict[Worker, MicroBatch], bool]:
         """The next call, or the batches to apply now, or whether nothing came for a while. Batches leave the waiting room once applied."""
@@ -239,8 +251,9 @@ class ApplyLoop(threading.Thread):
             for worker, batch in batches.items():
                 if committed:
                     worker.acknowledge(batch)
-                promoted = [schema.table for schema in batch.promote]
-                worker.status.applied(batch.position, batch.rows, batch.snapshot, promoted)
+                    worker.status.applied(batch)
+                else:
+                    worker.status.counted(batch.rows)
             self._release(list(batches))
 
     def _fail(self, workers: list[Worker], error: BaseException) -> None:
@@ -268,8 +281,9 @@ class Publishing(threading.Thread):
             last = self._stop_event.wait(self._every_s)
             try:
                 self._publisher.publish_once()
-            except LedgertailError as error:
-                _log.error(text("daemon.log.publish", fault=error, hint=error.hint))
+            except BaseException as error:  # noqa: BLE001 - the books are kept all the same
+                known = isinstance(error, LedgertailError)
+                _log.error(text("daemon.log.publish", fault=error, hint=getattr(error, "hint", "")), exc_info=None if known else error)
             if last:
                 return
 
@@ -279,7 +293,7 @@ class Daemon:
 
     def __init__(self, config: Config) -> None:
         self._config = config
-        self._sink = build.sink(config)
+        self._sink = _open_store(config)
         self._stop = threading.Event()
         self._told_to_end = False
         try:
@@ -318,6 +332,8 @@ class Daemon:
             ending.callback(_notify, "STOPPING=1")
             _notify("READY=1")
             self._watch(until_caught_up)
+        if self._loop.error is not None:
+            raise self._loop.error
         errors = [worker.error for worker in self._workers if worker.error is not None and not self._told_to_end]
         return policy(errors[0]).exit_code if errors else EXIT_FINE
 
@@ -347,13 +363,14 @@ class Daemon:
                     targets.setdefault(worker.source_name, head)
             heartbeat.beat([worker.status for worker in self._workers])
             _notify("WATCHDOG=1")
-            if not running or (until_caught_up and all(_reached(worker, targets) for worker in running)):
+            if not self._loop.is_alive() or not running or (until_caught_up and all(_reached(worker, targets) for worker in running)):
                 return
 
     def _save_status(self) -> None:
-        for worker in self._workers:
-            status = worker.status
-            self._loop.call(lambda _, s=status: build.save_status(self._sink, s.name, s.state, s.last_error))  # type: ignore[misc]
+        with suppress(Stopped):
+            for worker in self._workers:
+                status = worker.status
+                self._loop.call(lambda _, s=status: build.save_status(self._sink, s.name, s.state, s.last_error))  # type: ignore[misc]
 
     def _status(self, _: dict[str, Any]) -> object:
         with self._sink.reader() as cursor:
@@ -385,6 +402,18 @@ class Daemon:
 def run(config: Config, until_caught_up: bool = False) -> int:
     """The daemon in the foreground. Returns its exit code; raises ConfigError and StoreError before anything has started."""
     return Daemon(config).run(until_caught_up)
+
+
+def _open_store(config: Config) -> DuckDBSink:
+    """Open the store; a reader that has its file open, as one may while no daemon runs, is waited for a little. Raises StoreError."""
+    deadline = time.monotonic() + LOCK_PATIENCE_S
+    while True:
+        try:
+            return build.sink(config)
+        except StoreError as error:
+            if error.code != "store.locked" or time.monotonic() > deadline:
+                raise
+        time.sleep(LOOK_S)
 
 
 def _sample(worker: Worker) -> str | None:

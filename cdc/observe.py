@@ -20,7 +20,7 @@ from typing import Any
 
 from cdc.errors import LedgertailError
 from cdc.texts import text
-from cdc.types import Position, Resume, SnapshotProgress, SourceLag
+from cdc.types import MicroBatch, Position, Resume, SnapshotProgress, SourceLag
 
 RATE_WINDOW_S = 10.0
 
@@ -76,19 +76,24 @@ class SourceStatus:
             self.pending_since = min(self.pending_since or oldest_commit_at, oldest_commit_at)
             self.resting = False
 
-    def applied(self, position: Position, changes: int, snapshot: SnapshotProgress | None, promoted: list[str]) -> None:
-        now = time.monotonic()
+    def applied(self, batch: MicroBatch) -> None:
+        """A batch is in the store."""
+        self.counted(batch.rows)
         with self._lock:
-            self.position, self.pending_since = position, None
+            self.position, self.pending_since = batch.position, None
             self._drop_reached()
-            self._applied.append((now, changes))
-            if snapshot is not None:
-                self.snapshots[snapshot.table] = snapshot
-            for table in promoted:
-                self.snapshots[table] = replace(self.snapshots[table], state="done")
+            if batch.snapshot is not None:
+                self.snapshots[batch.snapshot.table] = batch.snapshot
+            for schema in batch.promote:
+                self.snapshots[schema.table] = replace(self.snapshots[schema.table], state="done")
             self.state = "snapshot" if self._copying() else "streaming"
             self.last_error = None
             self._progressed = True
+
+    def counted(self, changes: int) -> None:
+        """So many changes were worked on, for the rate."""
+        with self._lock:
+            self._applied.append((time.monotonic(), changes))
 
     def progressed(self) -> bool:
         """Whether anything was applied since this was asked last."""

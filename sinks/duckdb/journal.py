@@ -9,14 +9,11 @@ import pyarrow as pa
 from cdc.types import LINES, LIVE, QUARANTINED, BatchLog, Postings, TableSchema
 from sinks.duckdb.chain import BatchHash
 from sinks.duckdb.names import literal
-from sinks.duckdb.session import Session
+from sinks.duckdb.session import Session, taken_in
 
 _TEXT_HERE = {"entry_id": "UUID", "reverses": "UUID", "id": "UUID"}
 _BATCH = """batch_seq, source, first_position, last_position, transactions, changes, entries, lines, first_commit_at, last_commit_at,
     applied_at, hash, prev_hash"""
-# A join may hand the scan of an Arrow table the bounds of the other side as a filter, and DuckDB can't give Arrow a UBIGINT past 2**63:
-# OverflowError. So Arrow tables with hashes are read by themselves.
-_TAKEN_IN = "MATERIALIZED (SELECT * FROM {})"
 _LIVE_HEAD = [name for name in LIVE.names if name != "lines"]
 _LINE = [name for name in LINES.names if name not in ("entry_id", "book", "period")]
 # The lines of live entries are the journal's own: kept a second time they would make every lookup read them all. The batch leads
@@ -29,7 +26,7 @@ _LIVE_OF = f"""SELECT {", ".join(f"h.{n}" for n in _LIVE_HEAD)}, coalesce(x.line
 
 def live(session: Session, schema: TableSchema, keys: pa.Table | None) -> pa.Table:
     """The live entries as `SinkTransaction.live` says."""
-    given = "" if keys is None else f"k AS {_TAKEN_IN.format('keys')}, "
+    given = "" if keys is None else f"k AS {taken_in('keys')}, "
     asked = "" if keys is None else "SEMI JOIN k ON v.row_hash = k.row_hash AND v.row_key = k.row_key"
     head = f"SELECT v.* FROM meta.live v {asked} WHERE v.source_table = {literal(schema.name)}"
     found = f"WITH {given}live_head AS MATERIALIZED ({head}), live_lines AS ({_LIVE_LINES}) {_LIVE_OF}"
@@ -55,7 +52,7 @@ class Journal:
         self._postings += 1
         if part.live_ended.num_rows:
             session.run(
-                f"""WITH e AS {_TAKEN_IN.format("ended")}
+                f"""WITH e AS {taken_in("ended")}
                 DELETE FROM meta.live v USING e WHERE v.row_hash = e.row_hash AND v.entry_id = CAST(e.entry_id AS UUID)""",
                 ended=part.live_ended,
             )

@@ -9,7 +9,7 @@ import pyarrow as pa
 from cdc.errors import StoreError
 from cdc.types import NUMBER, STAMP, Column, MirrorWrite, Promotion, TableSchema
 from sinks.duckdb.names import listed, mirror_table, quoted, staged_table
-from sinks.duckdb.session import Session
+from sinks.duckdb.session import Session, taken_in
 
 PAGE_ROWS = 50_000
 
@@ -37,7 +37,9 @@ def read(session: Session, schema: TableSchema, keys: pa.Table | None, staged: b
         yield from _pages(session, schema, table, columns, target)
     elif keys.num_rows:
         selected = _selected(schema, target.names)
-        found = session.table(f"SELECT {selected} FROM {table} t SEMI JOIN keys k ON {_same(schema, keys)}", keys=keys)
+        found = session.table(
+            f"WITH k AS {taken_in('keys')} SELECT {selected} FROM {table} t SEMI JOIN k ON {_same(schema, keys)}", keys=keys
+        )
         for start in range(0, found.num_rows, PAGE_ROWS):
             yield found.slice(start, PAGE_ROWS).cast(target)
 
@@ -49,7 +51,7 @@ def write(session: Session, part: MirrorWrite) -> None:
     if part.replace:
         session.run(_create(schema, table, staged, "CREATE OR REPLACE TABLE"))
     if part.deletes.num_rows:
-        session.run(f"DELETE FROM {table} t USING keys k WHERE {_same(schema, part.deletes)}", keys=part.deletes)
+        session.run(f"WITH k AS {taken_in('keys')} DELETE FROM {table} t USING k WHERE {_same(schema, part.deletes)}", keys=part.deletes)
     if part.upserts.num_rows:
         columns = [*schema.columns, *_extra(schema, staged=False)]
         names = [c.name for c in columns] + ([STAMP] if staged else [])

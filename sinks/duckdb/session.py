@@ -13,6 +13,15 @@ import pyarrow as pa
 from sinks.duckdb.faults import translated
 
 
+def taken_in(table: str) -> str:
+    """An Arrow table given to a statement, as the body of a CTE; every join with one goes through such a CTE.
+
+    Else the join may hand the Arrow scan bounds of its other side as a filter, and DuckDB makes wrong values of some: a hash past 2**63
+    and an instant raise, an infinite date matches nothing.
+    """
+    return f"MATERIALIZED (SELECT * FROM {table})"
+
+
 class Session:
     """One connection to the store at `path`. Results are fetched whole, so that statements may follow each other freely."""
 

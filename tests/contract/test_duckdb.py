@@ -18,7 +18,7 @@ import pyarrow as pa
 import pytest
 
 from cdc.errors import ConfigError, StoreError
-from cdc.types import Column, Promotion
+from cdc.types import NUMBER, Column, MirrorWrite, Promotion, TableSchema
 from sinks.duckdb import DuckDBSink, open_read_only, recompute_hash
 from sinks.duckdb.chain import BatchHash
 from tests.contract.samples import LOG, ORDERS, committed, entry_id, item, mirrored, postings, write
@@ -365,3 +365,39 @@ def test_an_ignored_item_stays_ignored(sink: DuckDBSink) -> None:
         transaction.apply(postings(quarantined=[item(1)]))
         transaction.apply(LOG)
         assert transaction.sql("SELECT status FROM ledger.quarantine") == [("ignored",)]
+
+
+LAST = 2**63 - 1  # as an instant: infinity
+
+
+@pytest.mark.parametrize(
+    ("store_type", "values"),
+    [
+        ("DATE", pa.array([2**31 - 1, -(2**31) + 1, 0], pa.int32()).view(pa.date32())),
+        ("TIMESTAMP", pa.array([LAST, 9 * 10**18], pa.int64()).view(pa.timestamp("us"))),
+        ("TIMESTAMPTZ", pa.array([LAST, 0], pa.int64()).view(pa.timestamp("us", "UTC"))),
+        ("TIME", pa.array([86_400_000_000, 1], pa.int64()).view(pa.time64("us"))),
+        ("DOUBLE", pa.array([float("inf"), float("nan"), 0.1])),
+        ("UBIGINT", pa.array([2**64 - 1, 1], pa.uint64())),
+        ("BIGINT", pa.array([-LAST - 1, LAST])),
+        ("DECIMAL(38,6)", pa.array([Decimal("99999999999999999999999999999999.999999"), Decimal(0)], pa.decimal128(38, 6))),
+        ("BLOB", pa.array([b"\x00\xff", b""])),
+        ("VARCHAR", pa.array(["", "茶"])),
+        ("UUID", pa.array(["ffffffff-ffff-ffff-ffff-ffffffffffff", "00000000-0000-0000-0000-000000000000"])),
+    ],
+    ids=lambda value: value if isinstance(value, str) else "",
+)
+@pytest.mark.parametrize("key", [("k",), ()], ids=["key", "keyless"])
+def test_rows_of_any_key_are_found_in_the_transaction_that_wrote_them(
+    sink: DuckDBSink, key: tuple[str, ...], store_type: str, values: pa.Array
+) -> None:
+    schema = TableSchema("shop", "t", (Column("k", values.type, store_type, ""),), key)
+    whole = pa.table({"k": values, **({} if key else {NUMBER: pa.array([1] * len(values))})})
+    with committed(sink) as transaction:
+        sink.prepare_table(transaction, schema, False)
+        transaction.apply(MirrorWrite(schema, whole.slice(0, 0), whole))
+        for i in range(len(values)):
+            one = whole.slice(i, 1)
+            assert sum(found.num_rows for found in transaction.mirror(schema, one.select(["k"]))) == 1
+            transaction.apply(MirrorWrite(schema, one, whole.slice(0, 0)))
+            assert sum(found.num_rows for found in transaction.mirror(schema, None)) == len(values) - 1 - i

@@ -34,6 +34,7 @@ from tests.contract.samples import (
     live_keys,
     mirrored,
     postings,
+    row_hash,
     row_key,
     rows,
     write,
@@ -254,6 +255,18 @@ def test_live_entries_end_and_are_followed_by_others(store: Store) -> None:
         assert (one["entry_id"], one["lines"]) == (entry_id(1, 1), lines_of(Decimal(5)))
         transaction.apply(LOG)
     assert [row["row_key"] for row in store.journal("entries")] == [row_key(1), row_key(2), row_key(1)]
+
+
+def test_live_entries_begin_and_end_in_one_transaction_whatever_their_hash(store: Store) -> None:
+    numbers = range(1, 9)
+    assert {row_hash(number) >> 63 for number in numbers} == {0, 1}, "hashes use all of 64 bits"
+    with committed(store.sink) as transaction:
+        transaction.apply(postings([(number, Decimal(number)) for number in numbers]))
+        for number in numbers:
+            assert transaction.live(ORDERS, live_keys([number])).num_rows == 1
+            transaction.apply(postings(ended=[(number, entry_id(number, 0))]))
+        assert transaction.live(ORDERS, None).num_rows == 0
+        transaction.apply(LOG)
 
 
 def test_batches_count_what_several_applies_wrote(store: Store) -> None:

@@ -99,7 +99,6 @@ def test_a_good_file_has_its_values_and_defaults(tmp_path: Path) -> None:
     assert (config.sources["shop"].create, config.sources["shop"].batch_size_max) == (True, 16 << 20)
     assert config.publish is None
     assert [rule.name for rule in config.rules] == ["sale"]
-    assert config.beside("chart.csv") == tmp_path / "chart.csv"
 
 
 def test_included_rules_follow_those_of_the_file_in_the_order_of_their_names(tmp_path: Path) -> None:
