@@ -22,6 +22,7 @@ import duckdb
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from cdc.accounting.memory import memory_database
 from cdc.accounting.rules import LEVELS, Book, CompiledRule, check_alone, compile_rules, keyed, literal, quote, row_hash, row_key
 from cdc.config import RuleConfig
 from cdc.types import DELETE, ENDED, ENTRIES, INSERT, LINES, LIVE, LIVE_KEYS, OP, QUARANTINED, SETTLED, Postings, TableSchema
@@ -54,9 +55,7 @@ class Accountant:
     def __init__(self, rules: Iterable[RuleConfig], books: Mapping[str, Book]) -> None:
         self._rules, self._books = tuple(rules), books
         self._compiled: dict[TableSchema, tuple[CompiledRule, ...]] = {}
-        # One thread: a batch is too small to share out, and waking others costs more than they do.
-        self._db = duckdb.connect(config={"enable_external_access": "false", "threads": "1"})
-        self._db.execute("SET TimeZone = 'UTC'")
+        self._db = memory_database()
         check_alone(self._db, self._rules, self._books)
 
     def compile(self, schema: TableSchema) -> tuple[CompiledRule, ...]:

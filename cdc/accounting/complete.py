@@ -14,10 +14,10 @@ from __future__ import annotations
 import json
 from collections.abc import Callable, Iterator, Sequence
 
-import duckdb
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from cdc.accounting.memory import memory_database
 from cdc.accounting.rules import literal, quote, row_key
 from cdc.errors import SchemaUnknown
 from cdc.types import ABSENT, DELETE, INSERT, NUMBER, OLD, OP, ORDINAL, TRUNCATE, TXN, MirrorWrite, TableSchema
@@ -31,8 +31,7 @@ class Completer:
     """Completes changes, set-based, in a DuckDB of its own in memory. Belongs to one thread."""
 
     def __init__(self) -> None:
-        self._db = duckdb.connect(config={"enable_external_access": "false", "threads": "1"})
-        self._db.execute("SET TimeZone = 'UTC'")
+        self._db = memory_database()
 
     def close(self) -> None:
         """Let go of the memory."""

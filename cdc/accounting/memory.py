@@ -1,0 +1,16 @@
+"""The DuckDB in memory that rules and changes are worked on in."""
+
+from __future__ import annotations
+
+import duckdb
+
+
+def memory_database() -> duckdb.DuckDBPyConnection:
+    """A database of its own, closed to files, in UTC.
+
+    One thread: a batch is too small to share out, and waking others costs more than they do. No bounds of a join are handed to the scan
+    of an Arrow table as a filter: DuckDB makes wrong values of some, of a hash past 2**63 or an infinite date.
+    """
+    connection = duckdb.connect(config={"enable_external_access": "false", "threads": "1"})
+    connection.execute("SET TimeZone = 'UTC'; SET disabled_optimizers = 'join_filter_pushdown'")
+    return connection
