@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import functools
 import os
+import secrets
 import time
 from collections.abc import Callable, Iterator
 from typing import Any, NoReturn
 
 import pytest
-from hypothesis import HealthCheck, settings
+from hypothesis import HealthCheck, core, settings
 from hypothesis.errors import StopTest, UnsatisfiedAssumption
 
 from tests.servers.postgres import Database, RunningPostgres, fresh_database, running
@@ -20,6 +21,19 @@ PROPERTY_SECONDS = float(os.environ.get("LEDGERTAIL_TEST_PROPERTY_SECONDS", "20"
 # Random examples each run; a failure prints the blob that repeats it.
 settings.register_profile("ledgertail", deadline=None, print_blob=True, derandomize=False, suppress_health_check=[HealthCheck.too_slow])
 settings.load_profile("ledgertail")
+
+
+SEED = int(os.environ.setdefault("LEDGERTAIL_TEST_SEED", str(secrets.randbelow(1 << 32))))  # the workers inherit it
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    """One seed for all that is random in a run."""
+    if config.getoption("hypothesis_seed", None) is None:
+        core.global_force_seed = SEED
+
+
+def pytest_report_header() -> str:
+    return f"random: LEDGERTAIL_TEST_SEED={SEED} repeats this run's seeds"
 
 
 @pytest.fixture(scope="session")

@@ -12,6 +12,7 @@ from pathlib import Path
 
 import pytest
 
+from tests.conftest import SEED
 from tests.faults.ledger import Watcher, assert_caught_up
 from tests.faults.shop import CONFIG, Load, create
 from tests.servers.postgres import Database, poll
@@ -28,13 +29,11 @@ def daemon(config: Path, *options: str) -> subprocess.Popen[bytes]:
 
 @pytest.mark.timeout(900)
 def test_killed_under_load(database: Database, tmp_path: Path) -> None:
-    seed = random.SystemRandom().randrange(1 << 30)
-    print(f"seed {seed}")
-    rng = random.Random(seed)
+    rng = random.Random(SEED)
     create(database, ORDERS)
     config = tmp_path / "ledgertail.toml"
     config.write_text(CONFIG.format(folder=tmp_path, url=database.url))
-    load, watcher = Load(database, sessions=8, seed=seed, pause_s=0.05), Watcher(config)
+    load, watcher = Load(database, sessions=8, seed=SEED, pause_s=0.05), Watcher(config)
     load.start()
     watcher.start()
     try:
