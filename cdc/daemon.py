@@ -358,7 +358,7 @@ class Daemon:
                 continue
             sampled_at = time.monotonic()
             running = [worker for worker in self._workers if worker.is_alive()]
-            for worker in running:
+            for worker in self._workers:
                 if (head := _sample(worker)) is not None:
                     targets.setdefault(worker.source_name, head)
             heartbeat.beat([worker.status for worker in self._workers])

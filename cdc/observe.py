@@ -8,7 +8,6 @@ longer. A log that has grown, but by nothing that concerns the source, is no lag
 from __future__ import annotations
 
 import logging
-import math
 import os
 import threading
 import time
@@ -23,6 +22,7 @@ from cdc.texts import text
 from cdc.types import MicroBatch, Position, Resume, SnapshotProgress, SourceLag
 
 RATE_WINDOW_S = 10.0
+SILENT_S = 10.0  # without an answer from the server: what it has meanwhile is not known
 
 
 def log_to_stderr() -> None:
@@ -123,12 +123,17 @@ class SourceStatus:
             self.pending_since = None
 
     def lag_seconds(self) -> float | None:
-        """Seconds the store is behind the source; None before the first sample."""
+        """Seconds the store is behind the source; None before the first sample. While the server does not answer, since it last did."""
         if self.lag is None:
             return None
+        now = time.time()
         with self._lock:
-            since = min([*(lag.sampled_at for lag in [*self._unreached][:1]), self.pending_since or math.inf])
-        return round(max(time.time() - since, 0.0), 3) if since < math.inf else 0.0
+            waiting = [lag.sampled_at for lag in [*self._unreached][:1]]
+        if now - self.lag.sampled_at > SILENT_S:
+            waiting.append(self.lag.sampled_at)
+        if self.pending_since is not None:
+            waiting.append(self.pending_since)
+        return round(max(now - min(waiting), 0.0), 3) if waiting else 0.0
 
     def rate(self) -> float:
         """Row changes applied per second, over the last ten seconds."""
