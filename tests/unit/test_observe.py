@@ -9,7 +9,6 @@ import pytest
 from cdc.observe import SILENT_S, SourceStatus
 from cdc.types import TRANSACTIONS, Checkpoint, MicroBatch, Resume, SnapshotProgress, SourceLag
 
-
 NOW = 1_800_000_000.0
 
 
