@@ -116,8 +116,9 @@ class Accountant:
             db.execute('CREATE OR REPLACE TEMP TABLE known AS SELECT DISTINCT row_hash AS "#hash", row_key AS "#key" FROM live')
             db.execute(_NOTHING_WANTED)
             db.execute(
-                """INSERT INTO wanted BY NAME SELECT book, rule, rule_version, 0 AS "#rid", 0 AS "#ordinal", 'd' AS "#op",
-                row_hash AS "#hash", row_key AS "#key", position AS "#position", txn AS "#xid", committed_at AS "#committed_at"
+                """INSERT INTO wanted BY NAME SELECT book, rule, rule_version, row_number() OVER () AS "#rid", 0 AS "#ordinal",
+                'd' AS "#op", row_hash AS "#hash", row_key AS "#key", position AS "#position", txn AS "#xid",
+                committed_at AS "#committed_at"
                 FROM live, txns"""
             )
             return self._post(schema, (), True)
