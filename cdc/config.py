@@ -124,7 +124,7 @@ class SourceConfig(Model):
 class LineConfig(Model):
     """A line of a rule: an account and a debit or a credit; the rest optional. All but a constant account are expressions."""
 
-    account: str | dict[Literal["expr"], str]
+    account: str | Annotated[dict[Literal["expr"], str], Field(min_length=1)]
     debit: str | None = None
     credit: str | None = None
     currency: str | None = None

@@ -112,6 +112,7 @@ class Pipeline:
         False after the part of a large transaction: the store transaction stays open, `unfinished` names its source, and nothing but
         that source's next batch may follow. Raises whatever source data, rules or store raise; then nothing of it is in the store.
         """
+        assert len(batches) == 1 or all(batch.whole for batch in batches), "the part of a large transaction comes alone"
         try:
             transaction = self._transaction or self._sink.begin()
             self._transaction = transaction
@@ -258,7 +259,8 @@ class Pipeline:
             count = 0
             for table, schema in resume.schemas.items():
                 row_keys = sorted({key for name, key in quarantined if name == schema.name})
-                if row_keys and resume.snapshots[table].state == "done":
+                known = resume.snapshots.get(table)
+                if row_keys and known is not None and known.state == "done":
                     rows = self._completer.rows_of(schema, row_keys, lambda keys, s=schema: transaction.mirror(s, keys))  # type: ignore[misc]
                     transaction.apply(self._accountant.account(schema, _as_reads(rows, count), one, transaction.live))
                     count += rows.num_rows
