@@ -61,13 +61,14 @@ class Pipeline:
     def __init__(self, sink: Sink, checkpoints: CheckpointStore, accountant: Accountant) -> None:
         self._sink, self._checkpoints, self._accountant = sink, checkpoints, accountant
         self._completer = Completer()
+        self._transaction: SinkTransaction | None = None
         self.forget()
 
     def forget(self) -> None:
         """Drop an open transaction and all that is remembered of the store."""
-        if (transaction := getattr(self, "_transaction", None)) is not None:
-            transaction.rollback()
-        self._transaction: SinkTransaction | None = None
+        if self._transaction is not None:
+            self._transaction.rollback()
+        self._transaction = None
         self._known: dict[str, Checkpoint | None] = {}
         self._prepared: dict[tuple[str, bool], TableSchema] = {}
         self._copying: dict[str, int] = {}
