@@ -19,7 +19,7 @@ from cdc.config import Config, SourceConfig
 from cdc.errors import ConfigError
 from cdc.paths import places
 from cdc.pipeline import Pipeline
-from cdc.protocols import Inspection, Source
+from cdc.protocols import Inspection, SinkTransaction, Source
 from cdc.types import Account, SnapshotProgress, TableSchema
 
 if TYPE_CHECKING:
@@ -128,11 +128,11 @@ def settle_quarantine(store: DuckDBSink, pipe: Pipeline, action: str, ids: Seque
             "SELECT source, source_table, row_key FROM ledger.quarantine WHERE status = 'open' AND list_contains($1, CAST(id AS VARCHAR))",
             [list(ids)],
         ).fetchall()
-    _change(
-        store,
-        "UPDATE ledger.quarantine SET status = $1 WHERE status = 'open' AND list_contains($2, CAST(id AS VARCHAR))",
-        ["ignored" if action == "ignore" else "resolved", list(ids)],
-    )
+    with _committed(store) as transaction:
+        transaction.sql(
+            "UPDATE ledger.quarantine SET status = $1 WHERE status = 'open' AND list_contains($2, CAST(id AS VARCHAR))",
+            ["ignored" if action == "ignore" else "resolved", list(ids)],
+        )
     if action == "retry":
         for name in sorted({item[0] for item in items}):
             pipe.retry(name, [(table, key) for owner, table, key in items if owner == name])
@@ -145,8 +145,9 @@ def settle_quarantine(store: DuckDBSink, pipe: Pipeline, action: str, ids: Seque
 def save_status(store: DuckDBSink, name: str, state: str, last_error: dict[str, Any] | None) -> None:
     """Keep what `status` says of a source once the daemon is down."""
     error = json.dumps(last_error, ensure_ascii=False) if last_error else None
-    _change(store, "DELETE FROM meta.status WHERE source = $1", [name])
-    _change(store, 'INSERT INTO meta.status (source, state, last_error, "at") VALUES ($1, $2, $3, now())', [name, state, error])
+    with _committed(store) as transaction:
+        transaction.sql("DELETE FROM meta.status WHERE source = $1", [name])
+        transaction.sql('INSERT INTO meta.status (source, state, last_error, "at") VALUES ($1, $2, $3, now())', [name, state, error])
 
 
 def want_snapshot(config: Config, store: DuckDBSink, name: str, tables: Sequence[str]) -> dict[str, list[str]]:
@@ -161,16 +162,11 @@ def want_snapshot(config: Config, store: DuckDBSink, name: str, tables: Sequence
         if table not in captured:
             raise ConfigError("config.key", path=config.path, key=f"sources.{name}.tables", fault=f"'{table}' is not captured")
     checkpoints = InStore()
-    transaction = store.begin()
-    try:
+    with _committed(store) as transaction:
         known = checkpoints.load(transaction, name).snapshots
         for table in wanted:
             former = known.get(table) or SnapshotProgress(table, 0, "", "wanted", "", 0, 0)
             checkpoints.record(transaction, name, replace(former, state="wanted", progress="", rows_done=0))
-        transaction.commit()
-    except BaseException:
-        transaction.rollback()
-        raise
     return {"tables": list(wanted)}
 
 
@@ -186,11 +182,12 @@ def request_snapshot(config: Config, name: str, tables: Sequence[str]) -> dict[s
         return want_snapshot(config, store, name, tables)
 
 
-def _change(store: DuckDBSink, statement: str, parameters: Sequence[object]) -> None:
-    """One statement as a store transaction of its own."""
+@contextmanager
+def _committed(store: DuckDBSink) -> Iterator[SinkTransaction]:
+    """A store transaction, committed at the end unless something is raised."""
     transaction = store.begin()
     try:
-        transaction.sql(statement, parameters)
+        yield transaction
         transaction.commit()
     finally:
         transaction.rollback()

@@ -22,7 +22,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 from cdc import build
 from cdc.config import Config
 from cdc.errors import EXIT_FINE, Action, ConfigError, LedgertailError, SourceError, SourceUnavailable, StoreError, policy
-from cdc.observe import Heartbeat, SourceStatus, iso
+from cdc.observe import LAST_BATCH, QUARANTINED, Heartbeat, SourceStatus, iso, store_facts
 from cdc.pipeline import Pipeline
 from cdc.protocols import Inspection, Source
 from cdc.texts import text
@@ -374,14 +374,12 @@ class Daemon:
 
     def _status(self, _: dict[str, Any]) -> object:
         with self._sink.reader() as cursor:
-            last = cursor.execute("SELECT batch_seq, epoch(applied_at) FROM ledger.batches ORDER BY batch_seq DESC LIMIT 1").fetchone()
-            quarantined = dict(
-                cursor.execute("SELECT source, count(*) FROM ledger.quarantine WHERE status = 'open' GROUP BY source").fetchall()
-            )
+            last = cursor.execute(LAST_BATCH).fetchone()
+            quarantined = dict(cursor.execute(QUARANTINED).fetchall())
         return {
             "daemon": "up",
             "at": iso(time.time()),
-            "store": {"url": self._config.store.url, "batch_seq": last[0] if last else None, "applied_at": iso(last[1]) if last else None},
+            "store": store_facts(self._config.store.url, last),
             "sources": [worker.status.facts(quarantined.get(worker.source_name, 0)) for worker in self._workers],
         }
 

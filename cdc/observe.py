@@ -31,6 +31,17 @@ def log_to_stderr() -> None:
     logging.basicConfig(level=logging.INFO, format=f"{stamp}%(levelname)s %(message)s")
 
 
+# What `status` reads of the store, while the daemon is up and when it is down.
+LAST_BATCH = "SELECT batch_seq, epoch(applied_at) FROM ledger.batches ORDER BY batch_seq DESC LIMIT 1"
+QUARANTINED = "SELECT source, count(*) FROM ledger.quarantine WHERE status = 'open' GROUP BY source"
+
+
+def store_facts(url: str, last_batch: tuple[int, float] | None) -> dict[str, Any]:
+    """The store in `status --json`; `last_batch` as LAST_BATCH answers."""
+    seq, applied_at = last_batch or (None, None)
+    return {"url": url, "batch_seq": seq, "applied_at": None if applied_at is None else iso(applied_at)}
+
+
 def iso(timestamp: float) -> str:
     """A Unix time as ISO 8601 in UTC."""
     return datetime.fromtimestamp(timestamp, UTC).isoformat(timespec="milliseconds")

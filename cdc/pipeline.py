@@ -278,8 +278,12 @@ class Pipeline:
 
 def _as_reads(rows: pa.Table, start: int) -> pa.Table:
     """Mirrored rows as snapshot reads of transaction 0, ordinals from `start`."""
-    ordinals = pa.array(range(start, start + rows.num_rows), pa.int64())
-    columns = {OP: pa.array([READ] * rows.num_rows, pa.string()), TXN: pa.array([0] * rows.num_rows, pa.int32()), ORDINAL: ordinals}
+    count = rows.num_rows
+    columns = {
+        OP: pa.repeat(pa.scalar(READ, pa.string()), count),
+        TXN: pa.repeat(pa.scalar(0, pa.int32()), count),
+        ORDINAL: pa.arange(start, start + count),
+    }
     for name in rows.column_names:
         columns[name] = rows.column(name)
     return pa.table(columns)

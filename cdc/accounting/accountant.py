@@ -80,7 +80,7 @@ class Accountant:
             db.execute(f"CREATE OR REPLACE TEMP TABLE c AS {keyed(schema)}")
             if fresh:
                 self._want(rules, False)
-                return self._post(schema, rules, False, settles=False)
+                return self._post(schema, (), False)
             db.execute(
                 """CREATE OR REPLACE TEMP TABLE asked AS SELECT "#hash", "#key", bool_or("#op" = 'd') AS deleted, count(*) > 1 AS often
                 FROM c GROUP BY ALL HAVING often OR arg_min("#op", "#rid") <> 'c'"""
@@ -193,7 +193,8 @@ class Accountant:
             db.execute("ALTER TABLE every_change RENAME TO c")
         db.execute(f"""INSERT INTO wanted BY NAME SELECT {_of(rule)}, {_CHANGE}, bad.fault FROM c JOIN bad USING ("#rid")""")
 
-    def _post(self, schema: TableSchema, rules: tuple[CompiledRule, ...], standing: bool, settles: bool = True) -> Postings:
+    def _post(self, schema: TableSchema, settling: tuple[CompiledRule, ...], standing: bool) -> Postings:
+        """What comes of `wanted`. `settling`: the rules that may settle quarantine items of the rows `asked`."""
         db, table, source = self._db, literal(schema.name), literal(schema.source)
         posted, entries_of = _PLAIN
         if standing:
@@ -206,21 +207,15 @@ class Accountant:
             ENTRIES,
         )
         lines = self._fetch(f"SELECT entry_id, book, period, unnest(lines, recursive := true) FROM ({entries_of})", LINES)
-        ended = (
-            ENDED.empty_table()
-            if not standing
-            else self._fetch(
-                f'SELECT "#hash" AS row_hash, live_id AS entry_id FROM ({posted}) WHERE step = 1 AND live_id IS NOT NULL', ENDED
-            )
-        )
+        ended = ENDED.empty_table()
+        if standing:
+            ended = self._fetch('SELECT "#hash" AS row_hash, live_id AS entry_id FROM steps WHERE step = 1 AND live_id IS NOT NULL', ENDED)
         begun = self._fetch(
             f"""SELECT "#hash" AS row_hash, {table} AS source_table, "#key" AS row_key, book, rule, entry_id, {_HEADER}, lines
             FROM ({posted}) WHERE stays AND lines IS NOT NULL""",
             LIVE,
         )
-        return Postings(
-            entries, lines, ended, begun, self._quarantine(schema), self._settle(schema, rules) if settles else SETTLED.empty_table()
-        )
+        return Postings(entries, lines, ended, begun, self._quarantine(schema), self._settle(schema, settling))
 
     def _quarantine(self, schema: TableSchema) -> pa.Table:
         """An item per faulty state of a row, one that fails again as it did before being the same item. Faults that a later change of

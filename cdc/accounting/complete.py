@@ -128,9 +128,7 @@ class Completer:
         names = [quote(column.name) for column in schema.columns]
         columns = ", ".join(names)
         keys = self._run(f"SELECT DISTINCT {columns} FROM rows", rows=rows)
-        found = pa.concat_tables(
-            [schema.arrow().append(pa.field(NUMBER, pa.int64())).empty_table(), *mirror(keys)], promote_options="permissive"
-        )
+        found = _found(schema, mirror(keys))
         partition = ", ".join(f"r.{name}" for name in names)
         same = " AND ".join(f"m.{name} IS NOT DISTINCT FROM r.{name}" for name in names)
         numbered = self._run(
@@ -158,8 +156,7 @@ class Completer:
         keys = self._run(
             f"SELECT {', '.join(f'CAST({quote(name)} AS {kinds[name]}) AS {quote(name)}' for name in names)} FROM texts", texts=texts
         )
-        empty = schema.arrow() if schema.key else schema.arrow().append(pa.field(NUMBER, pa.int64()))
-        found = pa.concat_tables([empty.empty_table(), *mirror(keys)], promote_options="permissive")
+        found = _found(schema, mirror(keys))
         return self._run(f'SELECT f.* FROM found f SEMI JOIN wanted w ON w."#key" = {row_key(schema)}', found=found, wanted=wanted)
 
     def net(self, schema: TableSchema, rows: pa.Table, staged: int | None = None) -> MirrorWrite:
@@ -190,6 +187,12 @@ class Completer:
         finally:
             for name in tables:
                 self._db.unregister(name)
+
+
+def _found(schema: TableSchema, pages: Iterator[pa.Table]) -> pa.Table:
+    """What the mirror answered, in one table; a mirror without rows gives no page."""
+    columns = schema.arrow() if schema.key else schema.arrow().append(pa.field(NUMBER, pa.int64()))
+    return pa.concat_tables([columns.empty_table(), *pages], promote_options="permissive")
 
 
 def _text(value: str | bool | None) -> str | None:

@@ -13,7 +13,7 @@ import duckdb
 from cdc import build
 from cdc.config import SourceConfig, load
 from cdc.errors import LedgertailError, StoreError
-from cdc.observe import error_facts, iso
+from cdc.observe import LAST_BATCH, QUARANTINED, error_facts, iso, store_facts
 from cdc.paths import Places
 from cdc.types import SourceLag
 from sinks.duckdb import open_read_only
@@ -39,21 +39,17 @@ def status(where: Places) -> dict[str, Any]:
     return {
         "daemon": "down",
         "at": iso(time.time()),
-        "store": {
-            "url": where.store_url,
-            "batch_seq": recorded.batch[0] if recorded.batch else None,
-            "applied_at": iso(recorded.batch[1]) if recorded.batch else None,
-        },
+        "store": store_facts(where.store_url, recorded.batch),
         "sources": sources,
     }
 
 
 _QUERIES = {
-    "batch": "SELECT batch_seq, epoch(applied_at) FROM ledger.batches ORDER BY batch_seq DESC LIMIT 1",
+    "batch": LAST_BATCH,
     "checkpoints": "SELECT source, position, epoch(applied_at) FROM meta.checkpoints",
     "snapshots": 'SELECT source, "table", state, rows_done, rows_estimated FROM meta.snapshots',
     "errors": "SELECT source, last_error FROM meta.status",
-    "quarantined": "SELECT source, count(*) FROM ledger.quarantine WHERE status = 'open' GROUP BY source",
+    "quarantined": QUARANTINED,
 }
 
 

@@ -16,7 +16,7 @@ from cdc.sources.postgres.connection import Connection, quoted
 from cdc.types import Column, TableSchema
 
 _TABLES = """
-SELECT w.name, c.oid::int8, c.relkind::text, c.relpersistence::text, n.nspname, c.relname, c.relispartition
+SELECT w.name, c.oid::int8, c.relkind::text, n.nspname, c.relname
 FROM unnest(%s::text[], %s::text[], %s::text[]) AS w(name, namespace, relation)
 JOIN pg_namespace n ON n.nspname = w.namespace
 JOIN pg_class c ON c.relnamespace = n.oid AND c.relname = w.relation
@@ -145,8 +145,7 @@ class Catalog:
         rows = connection.execute(_TABLES, (list(names), list(namespaces), list(relations))).fetchall()
         return {row[0]: self._table(connection, *row) for row in rows}
 
-    def _table(self, connection: Connection, name: str, relid: int, kind: str, persistence: str, namespace: str, relation: str,
-               is_partition: bool) -> Table:  # fmt: skip
+    def _table(self, connection: Connection, name: str, relid: int, kind: str, namespace: str, relation: str) -> Table:
         primary = _index_columns(connection, relid, "i.indisprimary")
         rows = connection.execute(_LEAVES, {"oid": relid, "plain": kind != "p"}).fetchall()
         leaves = tuple(_leaf(connection, row, primary) for row in rows)
