@@ -115,6 +115,7 @@ def test_no_privilege(shop: Shop) -> None:
 
 def test_missing_slot_with_a_checkpoint(shop: Shop) -> None:
     assert shop.run().returncode == 0
+    shop.database.await_free_slots()
     connection = shop.database.connection
     connection.execute("SELECT pg_drop_replication_slot(slot_name) FROM pg_replication_slots WHERE database = current_database()")
     connection.execute("UPDATE orders SET total = 7 WHERE id = 1")

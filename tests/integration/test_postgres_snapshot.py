@@ -318,6 +318,7 @@ def test_after_a_change_that_rows_cannot_follow_the_remedy_works(database: Datab
 def test_a_lost_slot_is_recovered_by_a_new_snapshot(database: Database, twin: Twin) -> None:
     make_orders(database, rows=300)
     streaming(config(database, "orders"), twin).close()
+    database.await_free_slots()
     database.connection.execute("SELECT pg_drop_replication_slot(slot_name) FROM pg_replication_slots WHERE database = current_database()")
     database.connection.execute("DELETE FROM orders WHERE id < 20")
     with pytest.raises(PositionLost, match="gone"):

@@ -322,6 +322,7 @@ def test_the_slot_missing_moved_or_in_use(database: Database, twin: Twin) -> Non
     with pytest.raises(SourceUnavailable, match=f"process {pid} "):
         opened(config(database, "t"), twin)
     source.close()
+    database.await_free_slots()
     make(database, "INSERT INTO t VALUES (1)", f"SELECT pg_replication_slot_advance('{slot}', pg_current_wal_lsn())")
     with pytest.raises(PositionLost, match="somebody else"):
         opened(config(database, "t"), twin)

@@ -73,6 +73,11 @@ class Database:
         """The superuser's address of it, without a password."""
         return self.server.url(self.name)
 
+    def await_free_slots(self) -> None:
+        """Waits until nobody holds a slot of it: that a client has gone is noticed a moment later."""
+        held = "SELECT count(*) FROM pg_replication_slots WHERE database = current_database() AND active"
+        poll(lambda: self.connection.execute(held).fetchall() == [(0,)], f"a slot of {self.name} is still held")
+
 
 class RunningPostgres:
     """A PostgreSQL that answers at an address; not ours to stop. `major` is its version."""
