@@ -10,7 +10,7 @@ import pytest
 from psycopg import sql
 
 from cdc.config import SourceConfig
-from cdc.decode.pgoutput import lsn_int
+from cdc.decode.postgres.pgoutput import lsn_int
 from cdc.errors import PositionLost, SchemaUnknown, SourceError, SourceUnavailable
 from cdc.sources.postgres import PostgresInspection, PostgresSource, replication
 from cdc.types import MicroBatch

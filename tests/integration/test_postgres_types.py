@@ -15,8 +15,8 @@ import pytest
 from psycopg import sql
 from pyarrow import csv
 
-from cdc.decode.pgoutput import Decoder
-from cdc.decode.pgtypes import PgType, convert, map_column
+from cdc.decode.postgres.pgoutput import Decoder
+from cdc.decode.postgres.pgtypes import PgType, convert, map_column
 from cdc.errors import ValueUnfit
 from cdc.types import Column, TableSchema
 from tests.servers.postgres import Database

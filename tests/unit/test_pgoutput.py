@@ -12,9 +12,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from cdc.decode import images
-from cdc.decode.pgoutput import Decoder, Relation, RelationColumn, lsn_int, lsn_text
-from cdc.decode.pgtypes import PgType, map_column
+from cdc.decode.postgres import images
+from cdc.decode.postgres.pgoutput import Decoder, Relation, RelationColumn, lsn_int, lsn_text
+from cdc.decode.postgres.pgtypes import PgType, map_column
 from cdc.errors import LedgertailError, SchemaUnknown, SourceError, ValueUnfit
 from cdc.types import TRANSACTIONS, TableChanges, TableSchema
 
@@ -408,7 +408,7 @@ def test_rows_read_in_many_parts_are_the_same(monkeypatch: pytest.MonkeyPatch) -
     ]
     _, whole = decoded(*frames)
     monkeypatch.setattr(images, "_PART_BYTES", 1000)
-    monkeypatch.setattr("cdc.decode.captured.Captured.pack.__defaults__", (2000,))
+    monkeypatch.setattr("cdc.decode.postgres.captured.Captured.pack.__defaults__", (2000,))
     made = decoder()
     for frame in [begin(), *frames, commit()]:
         assert made.feed([frame]) == 1

@@ -13,7 +13,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from cdc.decode.pgtypes import PgType, convert, map_column
+from cdc.decode.postgres.pgtypes import PgType, convert, map_column
 from cdc.errors import ConfigError, LedgertailError, ValueUnfit
 
 DAY_US = 86_400_000_000

@@ -9,8 +9,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from cdc.decode.pgoutput import Relation
-from cdc.decode.pgtypes import PgType, map_column
+from cdc.decode.postgres.pgoutput import Relation
+from cdc.decode.postgres.pgtypes import PgType, map_column
 from cdc.errors import SchemaUnknown, SourceError
 from cdc.sources.postgres.connection import Connection, quoted
 from cdc.types import Column, TableSchema

@@ -6,7 +6,7 @@ import time
 from collections.abc import Mapping
 
 from cdc.config import SourceConfig
-from cdc.decode.pgoutput import lsn_int, lsn_text
+from cdc.decode.postgres.pgoutput import lsn_int, lsn_text
 from cdc.errors import SourceError
 from cdc.sources.postgres.catalog import Catalog
 from cdc.sources.postgres.connection import Connection, connect, translated

@@ -5,7 +5,7 @@ from __future__ import annotations
 import struct
 from collections.abc import Callable, Mapping
 
-from cdc.decode.pgoutput import Relation
+from cdc.decode.postgres.pgoutput import Relation
 from cdc.errors import SchemaUnknown
 from cdc.sources.postgres.catalog import Catalog, Table
 from cdc.sources.postgres.connection import Connection

@@ -14,7 +14,7 @@ from threading import Event
 from psycopg import errors, pq
 
 from cdc.config import SourceConfig
-from cdc.decode.pgoutput import lsn_int, lsn_text
+from cdc.decode.postgres.pgoutput import lsn_int, lsn_text
 from cdc.errors import SourceUnavailable
 from cdc.sources.postgres.connection import Connection, connect, failure, place, quoted, translated
 

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 import psycopg
 from psycopg import sql
 
-from cdc.decode.pgoutput import lsn_int
+from cdc.decode.postgres.pgoutput import lsn_int
 from cdc.errors import PositionLost, SourceError, SourceUnavailable
 from cdc.sources.postgres.catalog import Table
 from cdc.sources.postgres.connection import LOCK_TIMEOUT_MS, Connection, quoted

@@ -16,8 +16,8 @@ from psycopg import pq
 from pyarrow import csv
 
 from cdc.config import SourceConfig
-from cdc.decode.pgoutput import lsn_text
-from cdc.decode.pgtypes import convert
+from cdc.decode.postgres.pgoutput import lsn_text
+from cdc.decode.postgres.pgtypes import convert
 from cdc.errors import SourceError, SourceUnavailable
 from cdc.sources.postgres.catalog import Leaf, Table
 from cdc.sources.postgres.connection import Connection, connect, failure, quoted, translated

@@ -11,7 +11,7 @@ from threading import Event
 import pyarrow as pa
 
 from cdc.config import SourceConfig
-from cdc.decode.pgoutput import lsn_int, lsn_text
+from cdc.decode.postgres.pgoutput import lsn_int, lsn_text
 from cdc.errors import PositionLost, SchemaUnknown, SourceError
 from cdc.sources.postgres import slots, snapshot
 from cdc.sources.postgres.catalog import Catalog, Table

@@ -9,7 +9,7 @@ from enum import Enum
 import pyarrow as pa
 
 from cdc.config import SourceConfig
-from cdc.decode.pgoutput import Decoder, lsn_int
+from cdc.decode.postgres.pgoutput import Decoder, lsn_int
 from cdc.sources.postgres.relations import Relations
 from cdc.sources.postgres.replication import Stream
 from cdc.types import ORDINAL, TXN, TableChanges

@@ -19,8 +19,8 @@ from struct import Struct
 
 import pyarrow as pa
 
-from cdc.decode.captured import Captured, Relation, RelationColumn, unidentified
-from cdc.decode.images import HEAD, Malformed, Value, read_row, write_row
+from cdc.decode.postgres.captured import Captured, Relation, RelationColumn, unidentified
+from cdc.decode.postgres.images import HEAD, Malformed, Value, read_row, write_row
 from cdc.errors import SourceError
 from cdc.types import DELETE, INSERT, TRANSACTIONS, TRUNCATE, UPDATE, Position, TableChanges, TableSchema
 
