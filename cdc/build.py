@@ -30,6 +30,8 @@ if TYPE_CHECKING:
 # By url scheme: the kind of source, its module, and the names of its Source and its Inspection.
 SOURCES = {
     "postgres": ("postgres", "cdc.sources.postgres", "PostgresSource", "PostgresInspection"),
+    "mysql": ("mysql", "cdc.sources.mysql", "MysqlSource", "MysqlInspection"),
+    "mariadb": ("mysql", "cdc.sources.mysql", "MysqlSource", "MysqlInspection"),
     "postgresql": ("postgres", "cdc.sources.postgres", "PostgresSource", "PostgresInspection"),
 }
 

@@ -87,7 +87,8 @@ class BookConfig(Model):
 class SourceConfig(Model):
     """`[sources.<name>]`. The password comes from `password_env` or `password_file`, never from the url.
 
-    `types` overrides how a column is mapped: `"orders.total" = "decimal(18,2)"` or `"text"`.
+    `types` overrides how a column is mapped: `"orders.total" = "decimal(18,2)"`, `"text"`, or, for MySQL, `"null"`. `slot`, `publication`
+    and `create` are PostgreSQL's; `server_id`, by which the source is known among a server's replicas, is MySQL's.
     """
 
     url: str
@@ -98,6 +99,7 @@ class SourceConfig(Model):
     slot: str | None = Field(None, pattern=r"^[a-z0-9_]{1,63}$")
     publication: str | None = Field(None, min_length=1, max_length=63)
     create: bool = True
+    server_id: int | None = Field(None, ge=1, le=(1 << 32) - 1)
     batch_size_max: Size = 16 << 20
     snapshot_workers: int = Field(2, ge=1, le=16)
     snapshot_chunk: Size = 16 << 20

@@ -161,7 +161,8 @@ class MicroBatch:
 class SourceLag:
     """How far a source's log has gone past a position, what the server keeps for us, and what it has not looked through for us yet.
 
-    Bytes; None where unknown. `unsent_bytes` is 0 when every change the log holds for us has been handed over.
+    Bytes; None where unknown. `unsent_bytes` is 0 when every change the log holds for us has been handed over. `purged_in_seconds`: until
+    the server throws away what is still needed; None where it does not.
     """
 
     head: Position
@@ -169,6 +170,7 @@ class SourceLag:
     retained_bytes: int | None
     unsent_bytes: int | None
     sampled_at: float
+    purged_in_seconds: float | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -5,7 +5,6 @@ from __future__ import annotations
 import logging
 import secrets
 import time
-from dataclasses import dataclass
 from threading import Event
 
 import pyarrow as pa
@@ -13,6 +12,7 @@ import pyarrow as pa
 from cdc.config import SourceConfig
 from cdc.decode.postgres.pgoutput import lsn_int, lsn_text
 from cdc.errors import PositionLost, SchemaUnknown, SourceError
+from cdc.sources.handover import HandOver, Staged
 from cdc.sources.postgres import slots, snapshot
 from cdc.sources.postgres.catalog import Catalog, Table
 from cdc.sources.postgres.connection import Connection, connect, translated
@@ -26,19 +26,6 @@ log = logging.getLogger("ledgertail.source")
 
 VERSION_MIN = 120000
 ADVANCE_SECONDS, ADVANCE_BYTES = 10.0, 16 << 20
-
-
-@dataclass(frozen=True, slots=True)
-class Staged:
-    """A table whose copy is complete and waits for the stream. `sessions`: position and time of the snapshots its rows are from."""
-
-    number: int
-    position: int
-    sessions: dict[int, tuple[int, int]]
-
-    @property
-    def taken_us(self) -> int:
-        return self.sessions[self.number][1]
 
 
 class PostgresSource:
@@ -56,10 +43,8 @@ class PostgresSource:
         self._identity = ""
         self._slot = slots.slot_name(name, "", config.slot)
         self._publication = slots.publication_name(name, config.publication)
-        self._position = 0  # what the store has or will have once all batches handed out are in it
+        self._handover: HandOver[int] = HandOver(0, {})
         self._acknowledged = 0
-        self._staged: dict[str, Staged] = {}
-        self._skipped = False  # the stream leaves out a table that is wanted later
         self._advanced_at = 0.0
 
     def open(self, resume: Resume) -> None:
@@ -75,11 +60,12 @@ class PostgresSource:
             self._check_position(side, resume)
             publication = slots.ensure_publication(side, self.name, self._publication, list(tables.values()), self._config.create)
             self._check_still_same(tables, publication, resume)
-            exported = self._take_position(side, resume)
+            place, exported = self._take_place(side, resume)
             now = {name: self._catalog.schema(side, table) for name, table in tables.items()}
             kept = {name: schema for name, schema in resume.schemas.items() if name in now and _state(resume, name) in ("staged", "done")}
             self._relations = Relations(side, self._catalog, tables, now | kept)
-            self._staged = {name: _staged(known) for name, known in resume.snapshots.items() if name in tables and known.state == "staged"}
+            staged = {name: _staged(known) for name, known in resume.snapshots.items() if name in tables and known.state == "staged"}
+            self._handover = HandOver(place, staged)
             wanted = [name for name in tables if _state(resume, name) not in ("staged", "done")]
             if wanted:
                 self._begin_snapshot(side, resume, exported, [(tables[name], now[name]) for name in wanted], publication)
@@ -121,20 +107,18 @@ class PostgresSource:
             raise PositionLost("source.other_server", source=self.name, known=checkpoint.identity, found=self._identity)
         slots.check_position(self.name, slots.slot_of(side, self._slot), self._slot, lsn_int(checkpoint.position))
 
-    def _take_position(self, side: Connection, resume: Resume) -> str | None:
-        """Settle where the stream begins. Returns the exported snapshot of just that place when the slot was made now."""
+    def _take_place(self, side: Connection, resume: Resume) -> tuple[int, str | None]:
+        """Where the stream begins, and the exported snapshot of just that place when the slot was made now."""
         slot, checkpoint = slots.slot_of(side, self._slot), resume.checkpoint
         if slot is not None and slot.lost is None:
             slots.check_slot(self.name, slot, side.info.dbname)
             known = checkpoint is not None and checkpoint.identity == self._identity
-            self._position = max(slot.confirmed, lsn_int(checkpoint.position) if checkpoint and known else 0)
-            return None
+            return max(slot.confirmed, lsn_int(checkpoint.position) if checkpoint and known else 0), None
         if not self._config.create:
             raise SourceError("source.slot_wanted", source=self.name, slot=self._slot)
         if slot is not None:
             slots.drop_slot(side, self._slot)
-        self._position, exported = self._maker.create(self._slot, False, side)
-        return exported
+        return self._maker.create(self._slot, False, side)
 
     def _begin_snapshot(
         self,
@@ -144,7 +128,7 @@ class PostgresSource:
         wanted: list[tuple[Table, TableSchema]],
         publication: slots.Publication,
     ) -> None:
-        position = self._position
+        position = self._handover.place
         if exported is None:
             position, exported = self._maker.create(f"{self._slot[:46]}_{secrets.token_hex(8)}", True, side)
         number = 1 + max((known.number for known in resume.snapshots.values()), default=0)
@@ -168,7 +152,7 @@ class PostgresSource:
                 self._reader.close()
                 self._reader = None
             if self._tail is None:
-                if self._staged and self._position >= self._promoted_at:
+                if self._handover.due:
                     return self._promotion()
                 self._tail = self._start_tail()
             return self._read_tail(self._tail)
@@ -180,46 +164,26 @@ class PostgresSource:
         copy, rows, progress = piece
         session = reader.session
         if progress.state == "staged":
-            self._staged[copy.table.name] = Staged(session.number, session.position, copy.progress.sessions)
+            self._handover.staged[copy.table.name] = Staged(session.number, copy.progress.sessions)
         transaction = _snapshot_transaction(session.number, session.position, session.taken_us)
         return self._batch(transaction, (TableChanges(copy.schema, rows),), snapshot=progress)
 
-    @property
-    def _promoted_at(self) -> int:
-        """Where the staged copies become mirrors: the latest snapshot's place."""
-        return max(staged.position for staged in self._staged.values())
-
     def _promotion(self) -> MicroBatch:
-        newest = max(self._staged.values(), key=lambda staged: staged.position)
-        schemas = tuple(self._relations.schemas[name] for name in self._config.tables if name in self._staged)
-        self._staged = {}
-        transaction = _snapshot_transaction(newest.number, newest.position, newest.taken_us)
+        schemas = tuple(self._relations.schemas[name] for name in self._config.tables if name in self._handover.staged)
+        newest = self._handover.promote()
+        transaction = _snapshot_transaction(newest.number, newest.place, newest.taken_us)
         return self._batch(transaction, (), promote=schemas)
 
     def _start_tail(self) -> Tail:
-        self._skipped = False
-        stream = Stream(self.name, self._config, self._slot, self._publication, self._position)
+        self._handover.skipped = False
+        place = self._handover.place
+        stream = Stream(self.name, self._config, self._slot, self._publication, place)
         self._advanced_at = time.monotonic()
-        return Tail(self._config, stream, self._position, self._relations, self._wanted)
-
-    def _wanted(self, table: str) -> bool:
-        """Whether the stream's changes of a table count yet. Those that a copy taken in one go has already do not: they may be of a
-        shape that is long gone."""
-        staged, before = self._staged.get(table), self._before
-        if staged is None or len(staged.sessions) > 1 or before is None or staged.position < before:
-            return True
-        self._skipped = True
-        return False
-
-    @property
-    def _before(self) -> int | None:
-        """The next place of a staged copy's snapshots: batches are cut there."""
-        places = {place for staged in self._staged.values() for place, _ in staged.sessions.values() if place > self._position}
-        return min(places, default=None)
+        return Tail(self._config, stream, place, self._relations, self._handover.wanted)
 
     def _read_tail(self, tail: Tail) -> MicroBatch | None:
         tail.stream.acknowledge(self._acknowledged)
-        before = self._before
+        before = self._handover.before
         outcome = tail.collect(before)
         if outcome is Outcome.BATCH:
             return self._take(tail, before)
@@ -231,35 +195,30 @@ class PostgresSource:
 
     def _take(self, tail: Tail, before: int | None) -> MicroBatch:
         transactions, changes, whole = tail.take()
-        self._position = max(self._position, tail.position)
+        self._handover.advance(tail.position)
         self._advanced_at = time.monotonic()
-        included = self._included_from(before)
+        included = self._handover.included_from(before)
         return self._batch(transactions, changes, whole=whole, included_from=included, received_at=tail.received_at)
 
     def _cross(self, tail: Tail, place: int) -> MicroBatch:
         """All that committed before a snapshot's place has been handed out."""
-        self._position = max(self._position, place)
-        if self._skipped:
+        self._handover.advance(place)
+        if self._handover.skipped:
             # The server described the tables left out already: only a new session makes it do so again.
             tail.stream.close()
             self._tail = None
-        if self._position >= self._promoted_at:
+        if self._handover.due:
             return self._promotion()
         return self._batch(TRANSACTIONS.empty_table(), ())
 
     def _advance(self, tail: Tail) -> MicroBatch | None:
         """A new position without changes, now and then: others write to the log too, and the server keeps what we do not pass."""
-        ahead, now = tail.reached - self._position, time.monotonic()
+        ahead, now = tail.reached - self._handover.place, time.monotonic()
         if ahead <= 0 or (ahead < ADVANCE_BYTES and now - self._advanced_at < ADVANCE_SECONDS):
             return None
-        self._position, self._advanced_at = tail.reached, now
+        self._handover.advance(tail.reached)
+        self._advanced_at = now
         return self._batch(TRANSACTIONS.empty_table(), ())
-
-    def _included_from(self, before: int | None) -> int:
-        """The first snapshot that holds all that committed before `before`."""
-        sessions = {number: place for staged in self._staged.values() for number, (place, _) in staged.sessions.items()}
-        covering = [number for number, place in sessions.items() if before is not None and place >= before]
-        return min(covering, default=max(sessions, default=-1) + 1)
 
     def _batch(
         self,
@@ -277,10 +236,10 @@ class PostgresSource:
             identity=self._identity,
             transactions=transactions,
             changes=changes,
-            position=lsn_text(self._position),
+            position=lsn_text(self._handover.place),
             whole=whole,
             snapshot=snapshot,
-            staged=frozenset(self._staged) if snapshot is None else frozenset(),
+            staged=frozenset(self._handover.staged) if snapshot is None else frozenset(),
             included_from=included_from,
             promote=promote,
             received_at=time.time() if received_at is None else received_at,
@@ -313,10 +272,9 @@ def _state(resume: Resume, table: str) -> str:
     return known.state if known else ""
 
 
-def _staged(known: SnapshotProgress) -> Staged:
-    position = lsn_int(known.position)
+def _staged(known: SnapshotProgress) -> Staged[int]:
     progress = parse(known.progress)
-    return Staged(known.number, position, progress.sessions if progress else {known.number: (position, 0)})
+    return Staged(known.number, progress.sessions if progress else {known.number: (lsn_int(known.position), 0)})
 
 
 def _snapshot_transaction(number: int, position: int, taken_us: int) -> pa.Table:
