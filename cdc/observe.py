@@ -165,6 +165,7 @@ class SourceStatus:
             "lag_seconds": self.lag_seconds(),
             "lag_bytes": lag.lag_bytes if lag else None,
             "retained_bytes": lag.retained_bytes if lag else None,
+            "purged_in_seconds": lag.purged_in_seconds if lag else None,
             "changes_per_second": self.rate(),
             "snapshot": self._progress(),
             "quarantined": quarantined,

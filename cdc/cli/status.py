@@ -115,7 +115,7 @@ def _cells(source: dict[str, Any]) -> list[Any]:
         Text(source["position"] or "-"),
         Text(_seconds(source["lag_seconds"])),
         Text(_bytes(source["lag_bytes"])),
-        Text(_bytes(source["retained_bytes"])),
+        Text(_retained(source)),
         Text(f"{source['changes_per_second']:,.0f}"),
         Text(f"{source['quarantined']:,}", "red" if source["quarantined"] else ""),
     ]
@@ -137,6 +137,12 @@ def _error(name: str, error: dict[str, Any]) -> list[Any]:
         Text(f"{name}: {error['message']} [{error['code']}] {error['at']}", "red"),
         Text(f"  {text('cli.remedy')}: {error['hint']}") if error["hint"] else Text(""),
     ]
+
+
+def _retained(source: dict[str, Any]) -> str:
+    """What the server keeps for us, or how long it still does."""
+    left = source["purged_in_seconds"]
+    return _bytes(source["retained_bytes"]) if left is None else text("cli.status.purged", left=_seconds(left))
 
 
 def _bytes(size: int | None) -> str:

@@ -84,6 +84,7 @@ def _source(name: str, config: SourceConfig, recorded: _Recorded) -> dict[str, A
         "lag_seconds": _lag_seconds(lag, applied_at),
         "lag_bytes": lag.lag_bytes if lag else None,
         "retained_bytes": lag.retained_bytes if lag else None,
+        "purged_in_seconds": lag.purged_in_seconds if lag else None,
         "changes_per_second": 0.0,
         "snapshot": _snapshot(config, recorded.snapshots.get(name, {})),
         "quarantined": recorded.quarantined.get(name, 0),

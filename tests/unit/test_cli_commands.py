@@ -233,6 +233,7 @@ def test_status_and_actions_go_to_a_running_daemon(folder: Path) -> None:
         "lag_seconds": 0.0,
         "lag_bytes": 0,
         "retained_bytes": 56,
+        "purged_in_seconds": None,
         "changes_per_second": 1234.0,
         "snapshot": None,
         "quarantined": 0,

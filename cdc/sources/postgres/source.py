@@ -19,7 +19,8 @@ from cdc.sources.postgres.connection import Connection, connect, translated
 from cdc.sources.postgres.progress import parse
 from cdc.sources.postgres.relations import Relations
 from cdc.sources.postgres.replication import SlotMaker, Stream, identify
-from cdc.sources.postgres.tail import WAIT_SECONDS, Outcome, Tail
+from cdc.sources.postgres.tail import Tail
+from cdc.sources.tail import WAIT_SECONDS, Outcome
 from cdc.types import TRANSACTIONS, MicroBatch, Position, Resume, SnapshotProgress, TableChanges, TableSchema
 
 log = logging.getLogger("ledgertail.source")
