@@ -1,4 +1,4 @@
-"""What every test can ask for: real PostgreSQL servers, databases of its own, and properties on a time budget."""
+"""What every test can ask for: real servers, databases of its own, and properties on a time budget."""
 
 from __future__ import annotations
 
@@ -13,8 +13,12 @@ import pytest
 from hypothesis import HealthCheck, core, settings
 from hypothesis.errors import StopTest, UnsatisfiedAssumption
 
+from tests.servers import mysql as mysql_servers
+from tests.servers.cache import NotAvailable
+from tests.servers.mysql import MyDatabase, RunningMySQL
+from tests.servers.mysql_binaries import DEFAULT_FLAVOUR, FLAVOURS
 from tests.servers.postgres import Database, RunningPostgres, fresh_database, running
-from tests.servers.postgres_binaries import DEFAULT_VERSION, VERSIONS, NotAvailable
+from tests.servers.postgres_binaries import DEFAULT_VERSION, VERSIONS
 
 PROPERTY_SECONDS = float(os.environ.get("LEDGERTAIL_TEST_PROPERTY_SECONDS", "20"))
 
@@ -61,6 +65,34 @@ def database(postgres: RunningPostgres) -> Iterator[Database]:
 def any_database(any_postgres: RunningPostgres) -> Iterator[Database]:
     """A database of the test's own in each version in turn."""
     with fresh_database(any_postgres) as fresh:
+        yield fresh
+
+
+@pytest.fixture(scope="session")
+def mysql() -> Iterator[RunningMySQL]:
+    """A server of the default flavour, shared by all tests of a worker: never stop it, start a MySQLServer for that."""
+    with mysql_servers.running(DEFAULT_FLAVOUR) as server:
+        yield server
+
+
+@pytest.fixture(scope="session", params=FLAVOURS)
+def any_mysql(request: pytest.FixtureRequest) -> Iterator[RunningMySQL]:
+    """A server of each flavour in turn, shared like `mysql`."""
+    with mysql_servers.running(request.param) as server:
+        yield server
+
+
+@pytest.fixture
+def mysql_database(mysql: RunningMySQL) -> Iterator[MyDatabase]:
+    """A database of the test's own in `mysql`, dropped at the end with its connections and prepared transactions."""
+    with mysql_servers.fresh_database(mysql) as fresh:
+        yield fresh
+
+
+@pytest.fixture
+def any_mysql_database(any_mysql: RunningMySQL) -> Iterator[MyDatabase]:
+    """A database of the test's own in each flavour in turn."""
+    with mysql_servers.fresh_database(any_mysql) as fresh:
         yield fresh
 
 

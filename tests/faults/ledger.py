@@ -10,6 +10,7 @@ from cdc.errors import LedgertailError
 from cdc.paths import places
 from cdc.serving.client import Down, _from_socket
 from sinks.duckdb import open_read_only
+from tests.faults.dialects import MYSQL, POSTGRES, AnyDatabase, fetched
 from tests.faults.shop import BALANCE, RECOMPUTED, TABLES, WALLETS
 from tests.servers.postgres import Database
 
@@ -62,20 +63,20 @@ class Watcher(threading.Thread):
         return list(_from_socket(self._where.socket, sql, ()).read_all().to_pylist()[0].values())
 
 
-def assert_caught_up(database: Database, config: Path) -> None:
+def assert_caught_up(database: AnyDatabase, config: Path) -> None:
     """The store of a daemon that has ended is the source, accounted for once."""
+    as_text = (POSTGRES if isinstance(database, Database) else MYSQL).text
     with open_read_only(places(config).store) as store:
         for table in TABLES:
-            columns = [row[0] for row in database.connection.execute(f"SELECT * FROM {table} LIMIT 0").description or []]
-            listed = ", ".join(f"{column}::text" for column in columns)
-            source = database.connection.execute(f"SELECT {listed} FROM {table}").fetchall()
-            mirror = store.execute(f"SELECT {listed} FROM mirror_shop.{table}").fetchall()
-            assert sorted(map(repr, mirror)) == sorted(map(repr, source)), table
+            columns = [row[0] for row in store.execute(f"DESCRIBE mirror_shop.{table}").fetchall() if not row[0].startswith("#")]
+            source = fetched(database, f"SELECT {', '.join(f'CAST({column} AS {as_text})' for column in columns)} FROM {table}")
+            mirror = store.execute(f"SELECT {', '.join(f'CAST({column} AS VARCHAR)' for column in columns)} FROM mirror_shop.{table}")
+            assert sorted(map(repr, mirror.fetchall())) == sorted(map(repr, source)), table
         books = store.execute(
             "SELECT account, sum(debit), sum(credit) FROM ledger.lines GROUP BY 1"
             " HAVING sum(coalesce(debit, 0)) <> 0 OR sum(coalesce(credit, 0)) <> 0 ORDER BY 1"
         ).fetchall()
-        assert books == database.connection.execute(RECOMPUTED).fetchall()
+        assert books == fetched(database, RECOMPUTED)
         assert_sound(store)
 
 

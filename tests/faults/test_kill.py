@@ -13,9 +13,10 @@ from pathlib import Path
 import pytest
 
 from tests.conftest import SEED
+from tests.faults.dialects import AnyDatabase
 from tests.faults.ledger import Watcher, assert_caught_up
 from tests.faults.shop import CONFIG, Load, create
-from tests.servers.postgres import Database, poll
+from tests.servers.own_server import poll
 
 KILLS = int(os.environ.get("LEDGERTAIL_TEST_KILLS", "60"))
 ORDERS = 40_000
@@ -28,12 +29,12 @@ def daemon(config: Path, *options: str) -> subprocess.Popen[bytes]:
 
 
 @pytest.mark.timeout(900)
-def test_killed_under_load(database: Database, tmp_path: Path) -> None:
+def test_killed_under_load(source_database: AnyDatabase, tmp_path: Path) -> None:
     rng = random.Random(SEED)
-    create(database, ORDERS)
+    create(source_database, ORDERS)
     config = tmp_path / "ledgertail.toml"
-    config.write_text(CONFIG.format(folder=tmp_path, url=database.url))
-    load, watcher = Load(database, sessions=8, seed=SEED, pause_s=0.05), Watcher(config)
+    config.write_text(CONFIG.format(folder=tmp_path, url=source_database.url))
+    load, watcher = Load(source_database, sessions=8, seed=SEED, pause_s=0.05), Watcher(config)
     load.start()
     watcher.start()
     try:
@@ -53,7 +54,7 @@ def test_killed_under_load(database: Database, tmp_path: Path) -> None:
     assert last.wait(timeout=300) == 0, _log(config)
     assert watcher.broken == []
     assert watcher.moments > 0
-    assert_caught_up(database, config)
+    assert_caught_up(source_database, config)
     print(f"{load.transactions} transactions, {watcher.moments} moments")
 
 

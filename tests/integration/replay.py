@@ -12,12 +12,16 @@ from typing import Any
 
 import psycopg
 import pyarrow as pa
+import pymysql
 from psycopg import sql
 
+from cdc import build
 from cdc.config import SourceConfig
-from cdc.sources.postgres import PostgresSource
+from cdc.protocols import Source
 from cdc.sources.postgres.catalog import split
 from cdc.types import ABSENT, OLD, OP, ORDINAL, TXN, Checkpoint, MicroBatch, Resume, SnapshotProgress, TableChanges, TableSchema
+from tests.servers.mysql import identifier
+from tests.servers.mysql import rows as mysql_rows
 
 PATIENCE_SECONDS = 60
 STORE_ID = "0123456789abcdef0123456789abcdef"
@@ -38,7 +42,8 @@ class Twin:
         self.gone: dict[Row, list[tuple[Row, int]]] = {}  # what the last delete took: a change of key needs it
         self.ops: Counter[str] = Counter()
         self.pending: list[MicroBatch] = []
-        self.sources: list[PostgresSource] = []
+        self.sources: list[Source] = []
+        self.reached: Callable[[str, str], bool] = str.__eq__
 
     def close(self) -> None:
         """Close every source that was opened for it."""
@@ -72,7 +77,7 @@ class Twin:
 
     def _advance(self, batch: MicroBatch) -> None:
         old = self.checkpoint
-        assert old is None or _lsn(old.position) <= _lsn(batch.position), "progress never moves backward"
+        assert old is None or self.reached(batch.position, old.position), "progress never moves backward"
         self.checkpoint = Checkpoint(batch.source, batch.position, old.epoch + 1 if old else 1, batch.identity)
 
     def _apply(self, batch: MicroBatch) -> None:
@@ -166,29 +171,32 @@ def _reshape(target: dict[Row, list[tuple[Row, int]]], old: TableSchema, new: Ta
         target.setdefault(_key(new, shaped[0][0]), []).extend(shaped)
 
 
-def _lsn(position: str) -> tuple[int, int]:
-    high, low = position.split("/")
-    return int(high, 16), int(low, 16)
+Connection = psycopg.Connection[Any] | pymysql.connections.Connection
 
 
-def source_rows(connection: psycopg.Connection[Any], table: str, schema: TableSchema) -> list[Row]:
+def source_rows(connection: Connection, table: str, schema: TableSchema) -> list[Row]:
     """What the source's table holds, in order."""
+    if isinstance(connection, pymysql.connections.Connection):
+        names = ", ".join(identifier(column.name) for column in schema.columns)
+        found = mysql_rows(connection, f"SELECT {names} FROM {'.'.join(map(identifier, table.split('.')))}")
+        return sorted(found, key=repr)
     columns = sql.SQL(", ").join(sql.Identifier(column.name) for column in schema.columns)
     namespace, relation = split(table)
     rows = connection.execute(sql.SQL("SELECT {} FROM {}").format(columns, sql.Identifier(namespace, relation))).fetchall()
     return sorted(rows, key=repr)
 
 
-def opened(config: SourceConfig, twin: Twin) -> PostgresSource:
+def opened(config: SourceConfig, twin: Twin) -> Source:
     """A source that goes on where the twin is; what the twin has of an unfinished transaction is dropped."""
     twin.pending = []
-    source = PostgresSource(twin.source, config)
+    source = build.source(twin.source, config)
+    twin.reached = build.inspection(twin.source, config).reached
     twin.sources.append(source)
     source.open(twin.resume())
     return source
 
 
-def step(source: PostgresSource, twin: Twin) -> MicroBatch | None:
+def step(source: Source, twin: Twin) -> MicroBatch | None:
     """Read once, apply, acknowledge."""
     batch = source.read()
     if batch is not None:
@@ -198,7 +206,7 @@ def step(source: PostgresSource, twin: Twin) -> MicroBatch | None:
     return batch
 
 
-def until(source: PostgresSource, twin: Twin, done: Callable[[], bool]) -> None:
+def until(source: Source, twin: Twin, done: Callable[[], bool]) -> None:
     """Read until `done`."""
     deadline = time.monotonic() + PATIENCE_SECONDS
     while not done():
@@ -206,11 +214,11 @@ def until(source: PostgresSource, twin: Twin, done: Callable[[], bool]) -> None:
         step(source, twin)
 
 
-def until_equal(source: PostgresSource, twin: Twin, connection: psycopg.Connection[Any], *tables: str) -> None:
+def until_equal(source: Source, twin: Twin, connection: Connection, *tables: str) -> None:
     """Read until the mirrors are the source's tables."""
 
     def equal(table: str) -> bool:
-        with suppress(psycopg.errors.UndefinedColumn):  # the twin has yet to learn of a new shape
+        with suppress(psycopg.errors.UndefinedColumn, pymysql.err.OperationalError):  # the twin has yet to learn of a new shape
             return twin.done(table) and twin.rows(table) == source_rows(connection, table, twin.schemas[table])
         return False
 
@@ -222,7 +230,7 @@ def until_equal(source: PostgresSource, twin: Twin, connection: psycopg.Connecti
         step(source, twin)
 
 
-def streaming(config: SourceConfig, twin: Twin) -> PostgresSource:
+def streaming(config: SourceConfig, twin: Twin) -> Source:
     """A source whose tables are all copied."""
     source = opened(config, twin)
     until(source, twin, lambda: all(map(twin.done, config.tables)))

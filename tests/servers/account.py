@@ -1,4 +1,4 @@
-"""The account servers run under: PostgreSQL refuses to run as root."""
+"""The account servers run under: they refuse to run as root."""
 
 from __future__ import annotations
 
@@ -19,8 +19,9 @@ class Account:
     group: int | None = None
     extra_groups: tuple[int, ...] | None = None
 
-    def run(self, command: Sequence[str | Path], folder: Path) -> subprocess.CompletedProcess[str]:
-        """Runs a short command in `folder` to its end; raises what `subprocess.run` raises, a failed exit code included."""
+    def run(self, command: Sequence[str | Path], folder: Path, told: str = "") -> subprocess.CompletedProcess[str]:
+        """Runs a short command in `folder` to its end, with `told` as its standard input; raises what `subprocess.run` raises,
+        a failed exit code included."""
         return subprocess.run(
             command,
             cwd=folder,
@@ -28,7 +29,7 @@ class Account:
             user=self.user,
             group=self.group,
             extra_groups=self.extra_groups,
-            stdin=subprocess.DEVNULL,
+            input=told,
             capture_output=True,
             text=True,
             check=True,

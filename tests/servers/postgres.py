@@ -5,29 +5,21 @@ from __future__ import annotations
 import os
 import secrets
 import signal
-import socket
 import subprocess
-import sys
-import tempfile
-import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
-from types import TracebackType
-from typing import Any, Self
+from typing import Any
 from urllib.parse import quote, unquote, urlsplit
 
-import psutil  # type: ignore[import-untyped]
 import psycopg
 from psycopg import sql
 
-from tests.servers import watchdog
-from tests.servers.account import unprivileged
+from tests.servers.own_server import HOST, OwnServer, ServerFailed, poll
 from tests.servers.postgres_binaries import Binaries, find
 
-HOST = "127.0.0.1"
 # A login with REPLICATION and no other right; it must give its password, over SCRAM.
 USER, PASSWORD = "cdc", "kept out of messages"
 ADDRESS_VARIABLE = "LEDGERTAIL_TEST_POSTGRES_URL"
@@ -54,10 +46,6 @@ host   all          all       127.0.0.1/32  scram-sha-256
 host   replication  all       127.0.0.1/32  scram-sha-256
 """
 SIGNALS = {"smart": signal.SIGTERM, "fast": signal.SIGINT, "immediate": signal.SIGQUIT}
-
-
-class ServerFailed(Exception):
-    """The server did not start, or did not stop in time; the text ends with its log."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -133,62 +121,24 @@ class RunningPostgres:
                     inside.execute(sql.SQL("ROLLBACK PREPARED {}").format(gid))
 
 
-class PostgresServer(RunningPostgres):
-    """A server of the tests' own, with a folder of its own. A context manager; usable again after `stop` or `kill` by `start`.
+class PostgresServer(RunningPostgres, OwnServer):
+    """A server of the tests' own, see OwnServer.
 
     `settings` go into postgresql.conf, over SETTINGS, so that ALTER SYSTEM can still change them. The superuser needs no
-    password, USER needs PASSWORD. When the tests' process ends, by SIGKILL too, the server ends and its folder is removed.
-    Raises NotAvailable if there are no programs of the version.
+    password, USER needs PASSWORD. Raises NotAvailable if there are no programs of the version.
     """
 
+    PORT_TAKEN = "could not create any TCP/IP sockets"
+
     def __init__(self, major: int, settings: Mapping[str, str | int] | None = None) -> None:
-        super().__init__(major, HOST, free_port())
         self.binaries: Binaries = find(major)
-        self.account = unprivileged()
         self.settings = {**SETTINGS, **(settings or {})}
-        self.process: subprocess.Popen[bytes] | None = None
-        self.folder = Path(tempfile.mkdtemp(prefix="ledgertail-pg-"))
-        self.data = self.folder / "data"
-        self.log = self.folder / "log"
-        self._guard = _spawn_watchdog(self.folder)
-        self.account.own(self.folder)
-
-    def __enter__(self) -> Self:
-        try:
-            self._initialise()
-            self._start_on_free_port()
-            self.ensure_user()
-        except BaseException:
-            self.close()
-            raise
-        return self
-
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
-        self.close()
-
-    def start(self) -> None:
-        """Starts the server on its port; it answers on return. Raises ServerFailed."""
-        assert self.process is None, "the server is running already"
-        with self.log.open("ab") as log:
-            command: list[str | Path] = [self.binaries.bin / "postgres", "-D", self.data, "-p", str(self.port)]
-            self.process = self.account.spawn(command, self.folder, log)
-        self._tell_watchdog(self.process.pid)
-        try:
-            poll(self._answers, f"PostgreSQL {self.major} does not answer")
-        except BaseException:
-            self.kill()
-            raise
+        OwnServer.__init__(self, f"PostgreSQL {major}")
+        RunningPostgres.__init__(self, major, HOST, self.port)
 
     def stop(self, mode: str = "fast") -> None:
         """Stops the server: `smart`, `fast` or `immediate`, as pg_ctl has them. Fine if it is not running. Raises ServerFailed."""
-        if self.process is None:
-            return
-        self.process.send_signal(SIGNALS[mode])
-        try:
-            self.process.wait(timeout=60)
-        except subprocess.TimeoutExpired:
-            raise ServerFailed(f"PostgreSQL {self.major} did not stop ({mode}) within 60 s\n{self.log_tail()}") from None
-        self._ended()
+        self._stop_by(SIGNALS[mode])
 
     def restart(self, mode: str = "fast") -> None:
         """Stops and starts the server on the same port."""
@@ -196,65 +146,28 @@ class PostgresServer(RunningPostgres):
         self.start()
 
     def kill(self) -> None:
-        """SIGKILL to every process of the server, as if the machine had lost power. All are gone on return."""
-        if self.process is None:
-            return
-        with suppress(psutil.NoSuchProcess):
-            postmaster = psutil.Process(self.process.pid)
-            postmaster.suspend()  # or it would start new children, or end them in order, while we kill
-            children = postmaster.children(recursive=True)
-            for process in (*children, postmaster):
-                with suppress(psutil.NoSuchProcess):
-                    process.kill()
-            self.process.wait()
-            psutil.wait_procs(children, timeout=60)
+        """As OwnServer.kill, and the shared memory too."""
+        super().kill()
         self._remove_shared_memory()
-        self._ended()
 
-    def close(self) -> None:
-        """Stops the server at once and removes its folder."""
-        try:
-            self.stop("immediate")
-        except ServerFailed:
-            self.kill()
-            raise
-        finally:
-            assert self._guard.stdin is not None
-            self._guard.stdin.close()
-            self._guard.wait(timeout=60)
-
-    def log_tail(self, characters: int = 4000) -> str:
-        """The end of the server's log."""
-        return self.log.read_text(errors="replace")[-characters:] if self.log.exists() else ""
+    def _end(self) -> None:
+        self.stop("immediate")
 
     def _initialise(self) -> None:
         options: list[str | Path] = ["-D", self.data, "-U", self.superuser, "-E", "UTF8", "--no-locale", "-A", "trust", "--no-sync"]
         try:
             self.account.run([self.binaries.bin / "initdb", *options], self.folder)
         except subprocess.CalledProcessError as failed:
-            raise ServerFailed(f"initdb of PostgreSQL {self.major} failed\n{failed.stdout}{failed.stderr}") from None
+            raise ServerFailed(f"initdb of {self.title} failed\n{failed.stdout}{failed.stderr}") from None
         own: Mapping[str, str | int] = {"listen_addresses": self.host, "unix_socket_directories": str(self.folder)}
         with (self.data / "postgresql.conf").open("a") as conf:
             conf.writelines(f"{name} = '{_escaped(value)}'\n" for name, value in {**self.settings, **own}.items())
         (self.data / "pg_hba.conf").write_text(ACCESS)
 
-    def _start_on_free_port(self) -> None:
-        """Another process may take a port between our look and the server's: then the next one."""
-        for _ in range(10):
-            try:
-                return self.start()
-            except ServerFailed:
-                if "could not create any TCP/IP sockets" not in self.log_tail():
-                    raise
-                self.log.unlink()
-                self.port = free_port()
-        raise ServerFailed(f"PostgreSQL {self.major}: ten ports in a row were taken by others")
+    def _command(self) -> Sequence[str | Path]:
+        return [self.binaries.bin / "postgres", "-D", self.data, "-p", str(self.port)]
 
-    def _answers(self) -> bool:
-        assert self.process is not None
-        if self.process.poll() is not None:
-            raise ServerFailed(f"PostgreSQL {self.major} ended with {self.process.returncode} at its start\n{self.log_tail()}")
-        # By the socket in our own folder: a stranger may answer on the port.
+    def _reached(self) -> bool:
         with suppress(psycopg.OperationalError):
             psycopg.connect(host=str(self.folder), port=self.port, user=self.superuser, dbname="postgres").close()
             return True
@@ -266,15 +179,6 @@ class PostgresServer(RunningPostgres):
             lines = (self.data / "postmaster.pid").read_text().splitlines()
             if len(lines) > 6 and len(lines[6].split()) == 2:
                 subprocess.run(["ipcrm", "-m", lines[6].split()[1]], check=False, capture_output=True)
-
-    def _ended(self) -> None:
-        self.process = None
-        self._tell_watchdog(0)
-
-    def _tell_watchdog(self, pid: int) -> None:
-        assert self._guard.stdin is not None
-        self._guard.stdin.write(f"{pid}\n")
-        self._guard.stdin.flush()
 
 
 @contextmanager
@@ -298,32 +202,6 @@ def fresh_database(server: RunningPostgres) -> Iterator[Database]:
             yield Database(server, name, connection)
     finally:
         server.drop_database(name)
-
-
-def free_port() -> int:
-    """A port nobody listens on now, below the range from which the system serves outgoing connections."""
-    for _ in range(1000):
-        port = 10_000 + secrets.randbelow(22_000)  # not `random`: property tests seed it alike in every worker
-        with socket.socket() as probe, suppress(OSError):
-            probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-            probe.bind((HOST, port))
-            return port
-    raise ServerFailed("no free port between 10000 and 32000")
-
-
-def poll(done: Callable[[], bool], failure: str, patience_s: float = 60) -> None:
-    """Asks until `done` says True; raises ServerFailed(failure) after `patience_s` seconds."""
-    deadline = time.monotonic() + patience_s
-    while not done():
-        if time.monotonic() > deadline:
-            raise ServerFailed(failure)
-        time.sleep(0.02)
-
-
-def _spawn_watchdog(folder: Path) -> subprocess.Popen[str]:
-    return subprocess.Popen(
-        [sys.executable, "-I", "-S", watchdog.__file__, folder], stdin=subprocess.PIPE, text=True, start_new_session=True
-    )
 
 
 def _released(connection: psycopg.Connection[tuple[Any, ...]], name: str) -> bool:

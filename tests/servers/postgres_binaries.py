@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import fcntl
 import hashlib
 import importlib.util
 import json
@@ -14,12 +13,13 @@ import subprocess
 import sys
 import tarfile
 import tempfile
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from functools import cache
 from pathlib import Path
 
 from tests.servers.account import unprivileged
+from tests.servers.cache import NotAvailable, once
 
 VERSIONS = tuple(range(12, 19))
 DEFAULT_VERSION = 16
@@ -34,10 +34,6 @@ NPM_RELEASES = {
     15: ("15.18.0-beta.17", "6f52b7139cbbd6e5a354c4213a6993b6d400f17a90f21bc9ed4ca38b230cc182"),
     17: ("17.10.0-beta.17", "5bad48012c3a7415c06310f632ce9a0f9da20dadb70e774e4985c2f416a4445b"),
 }
-
-
-class NotAvailable(Exception):
-    """No programs of the wanted version can be had; the text names the version and every reason."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -163,36 +159,3 @@ def _unpack(tarball: Path, folder: Path) -> None:
     for link in json.loads((folder / "native" / "pg-symlinks.json").read_text()):
         source, target = folder / link["source"], folder / link["target"]
         target.symlink_to(os.path.relpath(source, target.parent))
-
-
-def once(name: str, fill: Callable[[Path], None]) -> Path:
-    """The folder `name` of the cache, filled by `fill` the first time; a folder that is there is whole. Safe between processes."""
-    folder = _cache() / name
-    if folder.exists():
-        return folder
-    folder.parent.mkdir(parents=True, exist_ok=True)
-    with folder.with_name(f"{name}.lock").open("w") as lock:
-        fcntl.flock(lock, fcntl.LOCK_EX)
-        if not folder.exists():
-            with tempfile.TemporaryDirectory(dir=folder.parent) as temporary:
-                new = Path(temporary) / name
-                new.mkdir()
-                fill(new)
-                _open_to_all(new)
-                new.rename(folder)
-    return folder
-
-
-def _open_to_all(folder: Path) -> None:
-    """The account that servers run under must get in, whatever the umask was."""
-    for path in (folder, *folder.rglob("*")):
-        if not path.is_symlink():
-            path.chmod(path.stat().st_mode | (0o755 if path.is_dir() else 0o444))
-
-
-def _cache() -> Path:
-    told = os.environ.get("LEDGERTAIL_TEST_CACHE")
-    if told:
-        return Path(told)
-    # Servers of root run as nobody, who cannot enter root's home.
-    return Path("/var/cache/ledgertail-tests") if os.geteuid() == 0 else Path.home() / ".cache" / "ledgertail-tests"

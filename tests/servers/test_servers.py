@@ -15,17 +15,19 @@ from contextlib import closing
 from pathlib import Path
 from typing import Any
 
-import psutil  # type: ignore[import-untyped]
+import psutil
 import psycopg
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from tests.conftest import absent, budgeted
+from tests.servers import cache, own_server
 from tests.servers import postgres as postgres_module
-from tests.servers import postgres_binaries
-from tests.servers.postgres import PASSWORD, USER, Database, PostgresServer, RunningPostgres, ServerFailed, fresh_database, poll
-from tests.servers.postgres_binaries import DEFAULT_VERSION, NotAvailable
+from tests.servers.cache import NotAvailable
+from tests.servers.own_server import ServerFailed, poll
+from tests.servers.postgres import PASSWORD, USER, Database, PostgresServer, RunningPostgres, fresh_database
+from tests.servers.postgres_binaries import DEFAULT_VERSION
 from tests.servers.proxy import Proxy
 
 ROOT = Path(__file__).parents[2]
@@ -112,7 +114,7 @@ def test_cache_is_filled_once_however_many_ask(tmp_path: Path, monkeypatch: pyte
         fills.append(folder)
         (folder / "program").write_text("x")
 
-    threads = [threading.Thread(target=postgres_binaries.once, args=("thing", fill)) for _ in range(8)]
+    threads = [threading.Thread(target=cache.once, args=("thing", fill)) for _ in range(8)]
     for thread in threads:
         thread.start()
     for thread in threads:
@@ -201,8 +203,8 @@ with PostgresServer({DEFAULT_VERSION}) as server:
 
 
 def test_port_taken_by_another_is_left_to_it(postgres: RunningPostgres, monkeypatch: pytest.MonkeyPatch) -> None:
-    ports = iter([postgres.port, postgres_module.free_port()])
-    monkeypatch.setattr(postgres_module, "free_port", lambda: next(ports))
+    ports = iter([postgres.port, own_server.free_port()])
+    monkeypatch.setattr(own_server, "free_port", lambda: next(ports))
     with PostgresServer(DEFAULT_VERSION) as server:
         assert server.port != postgres.port
         with server.connect() as connection:

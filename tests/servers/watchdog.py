@@ -27,7 +27,7 @@ def main(folder: Path) -> None:
 
 
 def end(server: int, patience_s: float = 10) -> None:
-    """Immediate shutdown, which makes the server end its children and release its shared memory; SIGKILL if it takes too long."""
+    """SIGQUIT, by which PostgreSQL ends its children and releases its shared memory, and MySQL ends too; SIGKILL if it takes too long."""
     deadline = time.monotonic() + patience_s
     try:
         os.kill(server, signal.SIGQUIT)
