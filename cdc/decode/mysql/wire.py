@@ -18,10 +18,17 @@ class Place(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class WireColumn:
-    """A column of a TABLE_MAP_EVENT. `code` is the field type, the real one of ENUM, SET and long CHAR too; `meta` its metadata.
+    """A column of a TABLE_MAP_EVENT. `code` is the field type, the real one of ENUM, SET and long CHAR too.
 
-    The rest comes with binlog_row_metadata: `unsigned` with MINIMAL, all with FULL; None where the event does not tell.
-    `collation` is the collation's number (63: binary), `members` the bytes of ENUM and SET members in the column's charset.
+    `meta` by type: NEWDECIMAL precision << 8 | scale; FLOAT and DOUBLE their bytes; BIT its bits; VARCHAR, VAR_STRING and STRING the
+    longest value in bytes; ENUM and SET the bytes of a value; BLOB, JSON, GEOMETRY and VECTOR the bytes their length takes; TIMESTAMP2,
+    DATETIME2 and TIME2 the fractional digits; 0 for all others. MariaDB's COMPRESSED columns are VARCHAR and BLOB with `compressed`:
+    their values are handed on decompressed.
+
+    The rest comes with binlog_row_metadata: `unsigned` and `collation` with MINIMAL (and `geometry` and `dimensions`, where there is such
+    a type), all with FULL; None where the event does not tell, or the type has no such thing. `collation` is the collation's number (63:
+    binary), `members` the bytes of ENUM and SET members in the column's charset, `geometry` the kind (0 any, 1 point, ...), `dimensions`
+    those of a VECTOR, `visible` False for an INVISIBLE column.
     """
 
     code: int
@@ -32,6 +39,9 @@ class WireColumn:
     collation: int | None = None
     members: tuple[bytes, ...] | None = None
     visible: bool | None = None
+    geometry: int | None = None
+    dimensions: int | None = None
+    compressed: bool = False
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,0 +1,211 @@
+"""Tables' columns carried on by the alterations in the log, for where table maps do not name them (binlog_row_metadata not FULL).
+
+Both servers do alike (sql_table.cc, mysql_prepare_alter_table): names mean columns as they were, behind AFTER and in keys as they will be.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, replace
+
+from cdc.decode.mysql.alter import (
+    FIRST,
+    PRIMARY,
+    AddColumn,
+    AddKey,
+    Alteration,
+    ChangeColumn,
+    DropColumn,
+    DropIndex,
+    RenameColumn,
+    SetCharset,
+)
+from cdc.decode.mysql.charsets import charset_of
+from cdc.decode.mysql.columns import ColumnDefinition, DeclaredType, converted
+from cdc.decode.mysql.types import MEMBERS, TEXTS, MyType
+from cdc.decode.mysql.wire import WireColumn
+from cdc.errors import SchemaUnknown
+
+
+@dataclass(frozen=True, slots=True)
+class TracedColumn:
+    """A column of a table, and where what its rows hold comes from.
+
+    `type`: as declared where the table's character set counts and is not known; None where it can't be known. `nullable`: None where that
+    is not known. `origin`: the column of the known table whose values the rows hold; None for those that came since, whose rows hold NULL
+    unless `filled`. `filled` with an `origin`: values may have changed; None: so if the column turns out not to take NULL.
+    """
+
+    name: str
+    type: MyType | DeclaredType | None
+    nullable: bool | None = None
+    origin: str | None = None
+    filled: bool | None = False
+
+
+@dataclass(frozen=True, slots=True)
+class Shape:
+    """A table's columns, the primary key's names, and the character set for columns that name none, None where it is not known.
+
+    `known`: the names of the columns that the alterations began with. `source` and `table` as in the config, for messages.
+    """
+
+    source: str
+    table: str
+    columns: tuple[TracedColumn, ...]
+    key: tuple[str, ...]
+    charset: str | None = None
+    known: frozenset[str] = frozenset()
+
+
+def traced(source: str, table: str, columns: Iterable[tuple[str, MyType]], key: tuple[str, ...], charset: str | None = None) -> Shape:
+    """A table as it is known, before any alteration. `charset`: its default character set."""
+    now = tuple(TracedColumn(name, my_type, origin=name) for name, my_type in columns)
+    return Shape(source, table, now, key, charset, frozenset(column.name for column in now))
+
+
+def altered(shape: Shape, alterations: Sequence[Alteration], strict: bool) -> Shape:
+    """The table after the alterations of one statement. `strict`: of its session. Raises SchemaUnknown if they don't fit the table."""
+    present = {column.name.lower() for column in shape.columns}
+    needed = [alteration for alteration in alterations if _applies(alteration, present)]
+    for name in (a.name for a in needed if isinstance(a, DropColumn | ChangeColumn | RenameColumn)):
+        if name.lower() not in present:
+            raise SchemaUnknown("ddl.column_missing", source=shape.source, table=shape.table, column=name)
+    shape = _with_charset(shape, [a for a in needed if isinstance(a, SetCharset)])
+    columns = _columns(shape, needed, strict)
+    if any(isinstance(a, SetCharset) and a.convert for a in needed):
+        columns = [replace(column, type=_in_table_charset(column.type, shape.charset)) for column in columns]
+    key = _key(shape.key, columns, needed)
+    not_null = {name.lower() for name in key}
+    columns = [replace(column, nullable=False) if column.name.lower() in not_null else column for column in columns]
+    return replace(shape, columns=tuple(columns), key=key)
+
+
+def _applies(alteration: Alteration, present: set[str]) -> bool:
+    match alteration:
+        case AddColumn(column, _, True):
+            return column.name.lower() not in present
+        case DropColumn(name, True) | RenameColumn(name, _, True) | ChangeColumn(name, _, _, True):
+            return name.lower() in present
+    return True
+
+
+def _with_charset(shape: Shape, given: list[SetCharset]) -> Shape:
+    return replace(shape, charset=given[-1].charset) if given else shape
+
+
+def _columns(shape: Shape, alterations: Sequence[Alteration], strict: bool) -> list[TracedColumn]:
+    """Columns keep their places first, then those that are new or moved are put in, one after the other."""
+    dropped = {a.name.lower() for a in alterations if isinstance(a, DropColumn)}
+    renamed = {a.name.lower(): a.to for a in alterations if isinstance(a, RenameColumn)}
+    changed = {a.name.lower(): a for a in alterations if isinstance(a, ChangeColumn)}
+    before = {column.name.lower(): column for column in shape.columns}
+    columns: list[TracedColumn] = []
+    for name, column in before.items():
+        change = changed.get(name)
+        if change is not None and change.place is None:
+            columns.append(_changed(shape, column, change.column, strict))
+        elif change is None and name not in dropped:
+            columns.append(replace(column, name=renamed.get(name, column.name)))
+    for alteration in alterations:
+        match alteration:
+            case AddColumn(definition, place):
+                _put(shape, columns, _added(shape, definition), place)
+            case ChangeColumn(name, definition, str(place)):
+                _put(shape, columns, _changed(shape, before[name.lower()], definition, strict), place)
+    return columns
+
+
+def _put(shape: Shape, columns: list[TracedColumn], column: TracedColumn, place: str | None) -> None:
+    if place is None or place == FIRST:
+        columns.insert(len(columns) if place is None else 0, column)
+        return
+    names = [other.name.lower() for other in columns]
+    if place.lower() not in names:
+        raise SchemaUnknown("ddl.column_missing", source=shape.source, table=shape.table, column=place)
+    columns.insert(names.index(place.lower()) + 1, column)
+
+
+def _added(shape: Shape, definition: ColumnDefinition) -> TracedColumn:
+    filled = True if definition.default or definition.generated or definition.auto_increment else _not(definition.nullable)
+    return TracedColumn(definition.name, _type(shape, definition.type), definition.nullable, None, filled)
+
+
+def _changed(shape: Shape, column: TracedColumn, definition: ColumnDefinition, strict: bool) -> TracedColumn:
+    """Where NULL is no longer allowed a session that is not strict puts 0 or ''; AUTO_INCREMENT puts numbers."""
+    had_nulls = column.nullable is not False and column.name not in shape.key
+    filled = definition.generated or (had_nulls and (definition.auto_increment or (definition.nullable is not True and not strict)))
+    return TracedColumn(definition.name, _type(shape, definition.type), definition.nullable, column.origin, column.filled or filled)
+
+
+def _not(nullable: bool | None) -> bool | None:
+    return None if nullable is None else not nullable
+
+
+def _type(shape: Shape, declared: DeclaredType | None) -> MyType | DeclaredType | None:
+    if declared is None:
+        return None
+    unsettled = declared if declared.wants_charset and shape.charset is None else None
+    return declared.resolve(shape.charset) or unsettled
+
+
+def _in_table_charset(my_type: MyType | DeclaredType | None, charset: str | None) -> MyType | DeclaredType | None:
+    """The type after CONVERT TO CHARACTER SET."""
+    if not isinstance(my_type, MyType) or my_type.name not in (*TEXTS, *MEMBERS):
+        return my_type
+    return None if charset is None else converted(my_type, charset)
+
+
+def _key(key: tuple[str, ...], columns: list[TracedColumn], alterations: Sequence[Alteration]) -> tuple[str, ...]:
+    """The primary key's columns, by their names now."""
+    for alteration in alterations:
+        match alteration:
+            case DropIndex(name) if name == PRIMARY:
+                key = ()
+            case DropColumn(name):
+                key = tuple(column for column in key if column.lower() != name.lower())
+    renamed = {
+        a.name.lower(): a.to if isinstance(a, RenameColumn) else a.column.name
+        for a in alterations
+        if isinstance(a, RenameColumn | ChangeColumn)
+    }
+    key = tuple(renamed.get(name.lower(), name) for name in key)
+    for alteration in alterations:
+        match alteration:
+            case AddKey(names, if_needed) if not (if_needed and key):
+                key = names
+            case AddColumn(definition) | ChangeColumn(_, definition) if definition.primary:
+                key = (definition.name,)
+    spelled = {column.name.lower(): column.name for column in columns}
+    return tuple(spelled.get(name.lower(), name) for name in key)
+
+
+def settled(shape: Shape, wire: Sequence[WireColumn]) -> Shape:
+    """The table with what its next table map tells: character sets, and what may be NULL. Raises SchemaUnknown if a type stays unknown."""
+    if len(wire) != len(shape.columns):
+        raise SchemaUnknown("ddl.columns_differ", source=shape.source, table=shape.table, known=len(shape.columns), found=len(wire))
+    return replace(shape, columns=tuple(_settled(shape, column, told) for column, told in zip(shape.columns, wire, strict=True)))
+
+
+def _settled(shape: Shape, column: TracedColumn, told: WireColumn) -> TracedColumn:
+    my_type = column.type
+    if isinstance(my_type, DeclaredType):
+        charset = None if told.collation is None else charset_of(told.collation)
+        my_type = my_type.resolve(charset)
+        if my_type is None:
+            raise SchemaUnknown("ddl.charset_unknown", source=shape.source, table=shape.table, column=column.name)
+    if my_type is None:
+        raise SchemaUnknown("ddl.type_unknown", source=shape.source, table=shape.table, column=column.name)
+    filled = not told.nullable if column.filled is None else column.filled
+    return replace(column, type=my_type, nullable=told.nullable, filled=filled)
+
+
+def filled(shape: Shape) -> frozenset[str]:
+    """The columns that do not hold, in every row that was there, what the known column of that name held, or NULL where there was none."""
+    return frozenset(column.name for column in shape.columns if not _followed(shape, column))
+
+
+def _followed(shape: Shape, column: TracedColumn) -> bool:
+    if column.origin is None:
+        return column.filled is False and column.name not in shape.known
+    return column.filled is False and column.origin == column.name
