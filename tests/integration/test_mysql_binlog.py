@@ -723,7 +723,7 @@ def _theirs(tap: Tap) -> Iterator[Row]:
                 yield tuple((row.get("after_values") or row["values"]).values())
 
 
-DAMAGES = 4000
+DAMAGES = 300
 
 
 def test_damaged_events_are_refused_or_read(tap: Tap) -> None:

@@ -203,7 +203,7 @@ trees = st.recursive(
 
 # Each example begins with an empty table.
 from hypothesis import Phase
-shares_a_table = settings(phases=[Phase.generate], max_examples=3000, suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow])
+shares_a_table = settings(phases=[Phase.generate], max_examples=1000, suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow])
 
 
 @pytest.mark.filterwarnings("ignore:Generating overly large repr")

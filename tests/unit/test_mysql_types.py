@@ -89,7 +89,9 @@ def test_any_members_come_back(name: str, members: list[str]) -> None:
     assert parse_type(str(my_type)) == my_type
 
 
-@pytest.mark.parametrize("text", ["", "xmltype", "enum('a'", "enum(a)", "enum('a';'b')", "int unsigned zerofill x", "datetime(6", "(3)"])
+@pytest.mark.parametrize(
+    "text", ["", "xmltype", "enum('a'", "enum(a)", "enum('a';'b')", "int unsigned zerofill x", "datetime(6", "time(x)", "(3)"]
+)
 def test_unknown_types(text: str) -> None:
     with pytest.raises(SchemaUnknown, match="is not known"):
         parse_type(text)
@@ -475,7 +477,7 @@ MALFORMED: dict[str, tuple[str, ...]] = {
     "bit(9)": ("00", "000000"),
     "binary(2)": ("616263",),
     "date": ("0000",),
-    "datetime": ("99b2bb7e", "19b2bb7efb", "99b2bb8efb", "99b2bbffff", "99b2bb7eff"),
+    "datetime": ("99b2bb7e", "0000000000", "19b2bb7efb", "99b2bb8efb", "99b2bbffff", "99b2bb7eff"),
     "datetime(6)": ("99b2bb7efbffffff", "19b2bb7efb0f423f"),
     "timestamp(6)": ("00000001ffffff", "000001"),
     "time(6)": ("800000ffffff", "80", "800fff000000"),
@@ -572,7 +574,8 @@ def pack_datetime(moment: dt.datetime, digits: int) -> bytes:
     day = (moment.year * 13 + moment.month) << 5 | moment.day
     main = 1 << 39 | day << 17 | moment.hour << 12 | moment.minute << 6 | moment.second
     octets = (digits + 1) // 2
-    return main.to_bytes(5) + (moment.microsecond // 10 ** (6 - 2 * octets)).to_bytes(octets)
+    fraction: int = moment.microsecond // 10 ** (6 - 2 * octets)
+    return main.to_bytes(5) + fraction.to_bytes(octets)
 
 
 @given(st.lists(st.none() | st.text(max_size=20), max_size=20), st.sampled_from(["utf8mb4", "utf16", "utf16le", "utf32", "gb18030"]))

@@ -54,15 +54,16 @@ class AddKey:
 
 
 @dataclass(frozen=True, slots=True)
-class AddUnique:
-    """A unique index; as the server puts one in the place of a missing primary key."""
-
-
-@dataclass(frozen=True, slots=True)
 class DropIndex:
     """`name` is PRIMARY for the primary key."""
 
     name: str
+
+
+@dataclass(frozen=True, slots=True)
+class RenameIndex:
+    name: str
+    to: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,7 +74,7 @@ class SetCharset:
     convert: bool = False
 
 
-Alteration = AddColumn | DropColumn | ChangeColumn | RenameColumn | AddKey | AddUnique | DropIndex | SetCharset
+Alteration = AddColumn | DropColumn | ChangeColumn | RenameColumn | AddKey | DropIndex | RenameIndex | SetCharset
 
 
 @dataclass(frozen=True, slots=True)
@@ -176,12 +177,10 @@ def _read_element(part: Tokens, if_needed: bool) -> Iterator[Item]:
         if part.peek().word not in ("PRIMARY", "UNIQUE", "FOREIGN", "CHECK"):
             part.name()
     word, after = part.peek().word, part.peek(1).word
-    if word in ("INDEX", "KEY", "FULLTEXT", "SPATIAL", "FOREIGN", "CHECK") or (word == "VECTOR" and _is_vector_index(part)):
+    if word in ("INDEX", "KEY", "UNIQUE", "FULLTEXT", "SPATIAL", "FOREIGN", "CHECK") or (word == "VECTOR" and _is_vector_index(part)):
         return
     if word == "PRIMARY":
         yield _read_key(part)
-    elif word == "UNIQUE":
-        yield AddUnique()
     elif (word, after) in (("PERIOD", "FOR"), ("SYSTEM", "VERSIONING")):
         yield from _read_versioning(part)
     else:
@@ -236,8 +235,7 @@ def _read_drop(part: Tokens) -> Iterator[Item]:
         yield DropIndex(PRIMARY)
     elif part.accept_any("INDEX", "KEY", "CONSTRAINT"):
         part.accept("IF", "EXISTS")
-        name = part.name()
-        yield DropIndex(PRIMARY if name.upper() == PRIMARY else name)
+        yield DropIndex(part.name())
     elif (word, after) in (("PERIOD", "FOR"), ("SYSTEM", "VERSIONING")):
         yield from _read_versioning(part)
     elif word not in ("FOREIGN", "CHECK"):
@@ -268,7 +266,12 @@ def _read_rename(part: Tokens) -> Iterator[Item]:
         name = part.name()
         part.expect("TO")
         yield RenameColumn(name, part.name(), if_there)
-    elif not part.accept_any("INDEX", "KEY"):
+    elif part.accept_any("INDEX", "KEY"):
+        part.accept("IF", "EXISTS")
+        name = part.name()
+        part.expect("TO")
+        yield RenameIndex(name, part.name())
+    else:
         part.accept_any("TO", "AS", "=")
         yield Rename(part.table())
 

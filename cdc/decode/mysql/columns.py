@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, replace
 
-from cdc.decode.mysql.charsets import width
+from cdc.decode.mysql.charsets import extends_ascii, width
 from cdc.decode.mysql.lexer import END, Form, Token, Tokens, Unreadable
 from cdc.decode.mysql.types import BYTES, GEOMETRIES, INTEGERS, INTERNET, MEMBERS, TEXTS, TIMES, MyType
 
@@ -96,12 +96,16 @@ def in_charset(my_type: MyType, charset: str) -> MyType:
     return MyType(_BYTES_FOR[my_type.name], length=my_type.length) if charset == "binary" else replace(my_type, charset=charset)
 
 
-def converted(my_type: MyType, charset: str) -> MyType:
-    """What CONVERT TO CHARACTER SET makes of a column's type. A TEXT becomes the kind that still holds as many characters."""
-    if my_type.name in MEMBERS and my_type.charset not in (None, "binary"):
-        return replace(my_type, charset=charset)
-    if my_type.name not in TEXTS or my_type.charset is None:
+def converted(my_type: MyType, charset: str) -> MyType | None:
+    """What CONVERT TO CHARACTER SET makes of a column's type; None where that is not known.
+
+    A TEXT becomes the kind that still holds as many characters. The names of members keep their bytes, whatever these come to mean.
+    """
+    if my_type.charset in (None, "binary", charset):
         return my_type
+    if my_type.name in MEMBERS:
+        ascii_only = all(member.isascii() for member in my_type.members) and all(map(extends_ascii, (my_type.charset, charset)))
+        return replace(my_type, charset=charset) if ascii_only or (my_type.charset, charset) == ("utf8mb3", "utf8mb4") else None
     name = my_type.name
     if name in LOB_SIZES:
         name = _smallest(TEXTS[2:], min(LOB_SIZES[name] // width(my_type.charset) * width(charset), _SIZES[-1]), mariadb=False)

@@ -10,7 +10,7 @@ from collections.abc import Callable, Collection, Iterable, Iterator
 from dataclasses import dataclass, replace
 from enum import StrEnum
 
-from cdc.decode.mysql.alter import PRIMARY, AddUnique, Alteration, DropIndex, Rename, Truncate, Unlogged, read_alterations
+from cdc.decode.mysql.alter import Alteration, DropIndex, Rename, Truncate, Unlogged, read_alterations
 from cdc.decode.mysql.dml import read_deleted, read_inserted, read_loaded, read_updated, read_with
 from cdc.decode.mysql.lexer import END, Dialect, Form, TableName, Token, Tokens, Unreadable
 from cdc.decode.mysql.wire import Statement
@@ -144,8 +144,6 @@ def _read_create(tokens: Tokens) -> Iterator[TableEffect]:
         tokens.accept("IF", "NOT", "EXISTS")
         if "REPLACE" in passed:
             yield TableEffect(Kind.DROPPED, tokens.name(), ANY, "CREATE OR REPLACE DATABASE")
-    elif kind == "INDEX" and "UNIQUE" in passed:
-        yield TableEffect(Kind.ALTERED, *_indexed(tokens), alterations=(AddUnique(),))
     elif kind == "TABLE":
         if_needed = tokens.accept("IF", "NOT", "EXISTS")
         table = tokens.table()
@@ -171,22 +169,15 @@ def _has_query(tokens: Tokens) -> bool:
     return False
 
 
-def _indexed(tokens: Tokens) -> TableName:
-    """The table of a CREATE or DROP INDEX."""
-    while not tokens.accept("ON"):
-        if tokens.skip() is END:
-            raise Unreadable("an index of no table")
-    return tokens.table()
-
-
 def _read_drop(tokens: Tokens) -> Iterator[TableEffect]:
     kind, _ = _kind(tokens)
     tokens.accept("IF", "EXISTS")
     if kind in ("DATABASE", "SCHEMA"):
         yield TableEffect(Kind.DROPPED, tokens.name(), ANY, "DROP DATABASE")
     elif kind == "INDEX":
-        name = tokens.peek().text.upper()
-        yield TableEffect(Kind.ALTERED, *_indexed(tokens), alterations=(DropIndex(PRIMARY if name == PRIMARY else name),))
+        name = tokens.name()
+        tokens.expect("ON")
+        yield TableEffect(Kind.ALTERED, *tokens.table(), "DROP INDEX", alterations=(DropIndex(name),))
     elif kind in ("TABLE", "TABLES"):
         yield TableEffect(Kind.DROPPED, *tokens.table(), "DROP TABLE")
         while tokens.accept(","):

@@ -34,10 +34,10 @@ def _faults(known: TableSchema, seen: TableSchema, filled: Callable[[str], bool]
     else:
         yield from (text("source.change.added", column=name) for name in sorted(added) if filled(name))
     for name in sorted(old.keys() & new.keys()):
-        if filled(name):
-            yield text("ddl.rewritten", column=name)
-        elif not widened(old[name], new[name]):
+        if not widened(old[name], new[name]):
             yield text("source.change.retyped", column=name, old=old[name].source_type, new=new[name].source_type)
+        elif filled(name):
+            yield text("ddl.rewritten", column=name)
     if known.key != seen.key:
         yield text("source.change.key", old=_names(known.key), new=_names(seen.key))
 
@@ -56,15 +56,17 @@ def widened(old: Column, new: Column) -> bool:
         return False
     # As text a number shows all digits of its scale, and a time those of its fraction.
     shown_alike = was.fraction == now.fraction and (was.digits or (0, 0))[1] == (now.digits or (0, 0))[1]
-    return _holds(was, now) and (shown_alike or not pa.types.is_string(old.type))
+    return holds(was, now) and (shown_alike or not pa.types.is_string(old.type))
 
 
 def _form(column: Column) -> tuple[bool, bool]:
     return pa.types.is_string(column.type), pa.types.is_binary(column.type)
 
 
-def _holds(was: MyType, now: MyType) -> bool:
-    """Whether a type has all values of another. CHAR and BINARY pad, FLOAT rounds: only their own kind holds theirs."""
+def holds(was: MyType, now: MyType) -> bool:
+    """Whether a type has all values of another, and the server makes them nothing else: CHAR and BINARY pad, FLOAT rounds."""
+    if was == now:
+        return True
     if was.name in INTEGERS and now.name in INTEGERS:
         return _signs_fit(was, now) and INTEGERS.index(now.name) >= INTEGERS.index(was.name) + (was.unsigned and not now.unsigned)
     if was.name in ("varchar", *TEXTS[2:]) and now.name in ("varchar", *TEXTS[2:]):

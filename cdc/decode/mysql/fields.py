@@ -143,9 +143,7 @@ def _binary(values: _Values) -> pa.Array:
 
 def _shown(texts: pa.Array, values: _Values) -> list[str]:
     """The texts, and the bytes in hexadecimal where there is none."""
-    if not texts.null_count:
-        return texts.to_pylist()  # type: ignore[no-any-return]
-    return [text or bare for text, bare in zip(texts.to_pylist(), hexadecimal(_binary(values)).to_pylist(), strict=True)]
+    return [bare if text is None else text for text, bare in zip(texts.to_pylist(), hexadecimal(_binary(values)).to_pylist(), strict=True)]
 
 
 def _shortened(text: str) -> str:

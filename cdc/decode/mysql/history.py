@@ -18,11 +18,13 @@ from cdc.decode.mysql.alter import (
     DropColumn,
     DropIndex,
     RenameColumn,
+    RenameIndex,
     SetCharset,
 )
 from cdc.decode.mysql.charsets import charset_of
 from cdc.decode.mysql.columns import ColumnDefinition, DeclaredType, converted
-from cdc.decode.mysql.types import MEMBERS, TEXTS, MyType
+from cdc.decode.mysql.evolution import holds
+from cdc.decode.mysql.types import MyType
 from cdc.decode.mysql.wire import WireColumn
 from cdc.errors import SchemaUnknown
 
@@ -45,8 +47,9 @@ class TracedColumn:
 
 @dataclass(frozen=True, slots=True)
 class Shape:
-    """A table's columns, the primary key's names, and the character set for columns that name none, None where it is not known.
+    """A table's columns and key, and the character set for columns that name none, None where it is not known.
 
+    The key is that of an `index`: PRIMARY, or the UNIQUE one over NOT NULL columns that the server takes for it; without it, none.
     `known`: the names of the columns that the alterations began with. `source` and `table` as in the config, for messages.
     """
 
@@ -54,14 +57,22 @@ class Shape:
     table: str
     columns: tuple[TracedColumn, ...]
     key: tuple[str, ...]
-    charset: str | None = None
-    known: frozenset[str] = frozenset()
+    index: str
+    charset: str | None
+    known: frozenset[str]
 
 
-def traced(source: str, table: str, columns: Iterable[tuple[str, MyType]], key: tuple[str, ...], charset: str | None = None) -> Shape:
-    """A table as it is known, before any alteration. `charset`: its default character set."""
+def traced(
+    source: str,
+    table: str,
+    columns: Iterable[tuple[str, MyType]],
+    key: tuple[str, ...],
+    charset: str | None = None,
+    index: str = PRIMARY,
+) -> Shape:
+    """A table as it is known, before any alteration. `charset`: its default character set; `index`: the key's."""
     now = tuple(TracedColumn(name, my_type, origin=name) for name, my_type in columns)
-    return Shape(source, table, now, key, charset, frozenset(column.name for column in now))
+    return Shape(source, table, now, key, index, charset, frozenset(column.name for column in now))
 
 
 def altered(shape: Shape, alterations: Sequence[Alteration], strict: bool) -> Shape:
@@ -74,11 +85,10 @@ def altered(shape: Shape, alterations: Sequence[Alteration], strict: bool) -> Sh
     shape = _with_charset(shape, [a for a in needed if isinstance(a, SetCharset)])
     columns = _columns(shape, needed, strict)
     if any(isinstance(a, SetCharset) and a.convert for a in needed):
-        columns = [replace(column, type=_in_table_charset(column.type, shape.charset)) for column in columns]
-    key = _key(shape.key, columns, needed)
-    not_null = {name.lower() for name in key}
-    columns = [replace(column, nullable=False) if column.name.lower() in not_null else column for column in columns]
-    return replace(shape, columns=tuple(columns), key=key)
+        columns = [_retyped(column, _in_table_charset(column.type, shape.charset)) for column in columns]
+    shape = _with_key(replace(shape, columns=tuple(columns)), needed)
+    now = (_refusing_null(column, strict) if column.name in shape.key else column for column in shape.columns)
+    return replace(shape, columns=tuple(now))
 
 
 def _applies(alteration: Alteration, present: set[str]) -> bool:
@@ -91,28 +101,31 @@ def _applies(alteration: Alteration, present: set[str]) -> bool:
 
 
 def _with_charset(shape: Shape, given: list[SetCharset]) -> Shape:
-    return replace(shape, charset=given[-1].charset) if given else shape
+    """With two that differ the servers do not agree on what is meant."""
+    charsets = {alteration.charset for alteration in given}
+    return replace(shape, charset=charsets.pop() if len(charsets) == 1 else None) if given else shape
 
 
 def _columns(shape: Shape, alterations: Sequence[Alteration], strict: bool) -> list[TracedColumn]:
-    """Columns keep their places first, then those that are new or moved are put in, one after the other."""
+    """Those that are changed keep their places first; then what is new or moved is put where it belongs, one after the other."""
     dropped = {a.name.lower() for a in alterations if isinstance(a, DropColumn)}
     renamed = {a.name.lower(): a.to for a in alterations if isinstance(a, RenameColumn)}
-    changed = {a.name.lower(): a for a in alterations if isinstance(a, ChangeColumn)}
-    before = {column.name.lower(): column for column in shape.columns}
+    changed = {a.name.lower(): a.column for a in alterations if isinstance(a, ChangeColumn)}
     columns: list[TracedColumn] = []
-    for name, column in before.items():
-        change = changed.get(name)
-        if change is not None and change.place is None:
-            columns.append(_changed(shape, column, change.column, strict))
-        elif change is None and name not in dropped:
+    for column in shape.columns:
+        name = column.name.lower()
+        if name in changed:
+            columns.append(_changed(shape, column, changed[name], strict))
+        elif name not in dropped:
             columns.append(replace(column, name=renamed.get(name, column.name)))
     for alteration in alterations:
         match alteration:
             case AddColumn(definition, place):
                 _put(shape, columns, _added(shape, definition), place)
-            case ChangeColumn(name, definition, str(place)):
-                _put(shape, columns, _changed(shape, before[name.lower()], definition, strict), place)
+            case ChangeColumn(_, definition, str(place)):
+                moved = next(column for column in columns if column.name == definition.name)
+                columns.remove(moved)
+                _put(shape, columns, moved, place)
     return columns
 
 
@@ -134,8 +147,20 @@ def _added(shape: Shape, definition: ColumnDefinition) -> TracedColumn:
 def _changed(shape: Shape, column: TracedColumn, definition: ColumnDefinition, strict: bool) -> TracedColumn:
     """Where NULL is no longer allowed a session that is not strict puts 0 or ''; AUTO_INCREMENT puts numbers."""
     had_nulls = column.nullable is not False and column.name not in shape.key
-    filled = definition.generated or (had_nulls and (definition.auto_increment or (definition.nullable is not True and not strict)))
-    return TracedColumn(definition.name, _type(shape, definition.type), definition.nullable, column.origin, column.filled or filled)
+    renewed = definition.generated or (had_nulls and (definition.auto_increment or (definition.nullable is not True and not strict)))
+    column = replace(column, name=definition.name, nullable=definition.nullable, filled=column.filled or renewed)
+    return _retyped(column, _type(shape, definition.type))
+
+
+def _retyped(column: TracedColumn, to: MyType | DeclaredType | None) -> TracedColumn:
+    """With another type. What comes of a type that is not known may have lost something on the way."""
+    kept = isinstance(column.type, MyType) and (to is None or isinstance(to, DeclaredType) or holds(column.type, to))
+    return replace(column, type=to, filled=column.filled if kept else True)
+
+
+def _refusing_null(column: TracedColumn, strict: bool) -> TracedColumn:
+    """A column of the primary key."""
+    return column if column.nullable is False else replace(column, nullable=False, filled=column.filled or not strict)
 
 
 def _not(nullable: bool | None) -> bool | None:
@@ -151,33 +176,35 @@ def _type(shape: Shape, declared: DeclaredType | None) -> MyType | DeclaredType 
 
 def _in_table_charset(my_type: MyType | DeclaredType | None, charset: str | None) -> MyType | DeclaredType | None:
     """The type after CONVERT TO CHARACTER SET."""
-    if not isinstance(my_type, MyType) or my_type.name not in (*TEXTS, *MEMBERS):
+    if not isinstance(my_type, MyType) or my_type.charset is None:
         return my_type
     return None if charset is None else converted(my_type, charset)
 
 
-def _key(key: tuple[str, ...], columns: list[TracedColumn], alterations: Sequence[Alteration]) -> tuple[str, ...]:
-    """The primary key's columns, by their names now."""
+def _with_key(shape: Shape, alterations: Sequence[Alteration]) -> Shape:
+    """The key after the alterations, where they drop it, name its columns or its index anew, or make another."""
+    index, key = shape.index, [name.lower() for name in shape.key]
     for alteration in alterations:
         match alteration:
-            case DropIndex(name) if name == PRIMARY:
-                key = ()
+            case DropIndex(name) if name.lower() == index.lower():
+                key = []
             case DropColumn(name):
-                key = tuple(column for column in key if column.lower() != name.lower())
-    renamed = {
-        a.name.lower(): a.to if isinstance(a, RenameColumn) else a.column.name
-        for a in alterations
-        if isinstance(a, RenameColumn | ChangeColumn)
-    }
-    key = tuple(renamed.get(name.lower(), name) for name in key)
+                key = [column for column in key if column != name.lower()]
+            case ChangeColumn(name, definition) if name.lower() in key and index != PRIMARY and definition.nullable is not False:
+                key = []
+            case RenameIndex(name, to) if name.lower() == index.lower():
+                index = to
+    renamed = {a.name.lower(): a.to.lower() for a in alterations if isinstance(a, RenameColumn)}
+    renamed |= {a.name.lower(): a.column.name.lower() for a in alterations if isinstance(a, ChangeColumn)}
+    key = [renamed.get(name, name) for name in key]
     for alteration in alterations:
         match alteration:
-            case AddKey(names, if_needed) if not (if_needed and key):
-                key = names
+            case AddKey(names, if_needed) if not (if_needed and key and index == PRIMARY):
+                index, key = PRIMARY, [name.lower() for name in names]
             case AddColumn(definition) | ChangeColumn(_, definition) if definition.primary:
-                key = (definition.name,)
-    spelled = {column.name.lower(): column.name for column in columns}
-    return tuple(spelled.get(name.lower(), name) for name in key)
+                index, key = PRIMARY, [definition.name.lower()]
+    spelled = {column.name.lower(): column.name for column in shape.columns}
+    return replace(shape, index=index, key=tuple(spelled[name] for name in key if name in spelled))
 
 
 def settled(shape: Shape, wire: Sequence[WireColumn]) -> Shape:

@@ -107,17 +107,14 @@ def _split(values: Wire, size: int, digits: int, signed: bool = False) -> tuple[
     """The number before the fraction, and the fraction in µs, as int64. `signed`: the highest bit says that it is not negative."""
     octets = (digits + 1) // 2
     numbers = big(values, size + octets)
-    if signed and (pc.min(numbers).as_py() or _top(size + octets)) < _top(size + octets):
+    least = pc.min(numbers).as_py()
+    if signed and least is not None and not least >> 8 * (size + octets) - 1:
         raise Malformed("a date is negative")
     numbers = bits(numbers.view(pa.int64()), 0, 8 * (size + octets) - signed)
     if not octets:
         return numbers, whole(0)
     fraction = pc.multiply(bits(numbers, 0, 8 * octets), whole(10 ** (6 - 2 * octets)))
     return pc.shift_right(numbers, whole(8 * octets)), at_most(fraction, _SECOND - 1, "a fraction")
-
-
-def _top(octets: int) -> int:
-    return 1 << 8 * octets - 1
 
 
 _Split = Callable[[int], tuple[int, int, int]]
@@ -185,8 +182,8 @@ def _with_fraction(value: bytes, size: int, digits: int, sign: int = 0) -> tuple
     number = _number(value, size + octets, "big") - (sign << 8 * octets)
     main, fraction = divmod(abs(number), 1 << 8 * octets)
     text = f"{fraction:0{2 * octets}}"
-    if len(text) > 2 * octets > 0:
-        raise Malformed("a fraction is beyond a second")
+    if len(text) > 2 * octets > 0 or text[digits:].strip("0"):
+        raise Malformed("a fraction is beyond its digits")
     return number < 0, main, "." + text[:digits] if digits else ""
 
 

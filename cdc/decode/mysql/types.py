@@ -104,7 +104,9 @@ def _type(text: str, name: str, arguments: str, unsigned: bool, charset: str | N
         if "".join("'" + part + "'," for part in parts) != arguments + ",":
             raise SchemaUnknown("decode.type", type=text)
         return MyType(name, charset=charset, members=tuple(member(part.replace("''", "'")) for part in parts))
-    numbers = [int(part) for part in arguments.split(",") if part.strip().isdecimal()]
+    if not re.fullmatch(r"(\d+(,\d+)?)?", arguments):
+        raise SchemaUnknown("decode.type", type=text)
+    numbers = [int(number) for number in arguments.split(",") if number]
     if name == "decimal":
         return MyType(name, unsigned, digits=(numbers[0], numbers[1]) if len(numbers) == 2 else (10, 0))
     if name in _WITH_LENGTH:

@@ -230,9 +230,14 @@ def _lockable(probe: Probe, database: str) -> bool:
 
 
 def _pattern(probe: Probe, database: str) -> str:
-    """A database's name in a GRANT, where `_` and `%` stand for others unless partial revokes are on."""
-    literal = probe.settings.get("partial_revokes") == "ON"
-    return quoted(database if literal else re.sub(r"([_%\\])", r"\\\1", database))
+    """A database's name in a GRANT, where `_` and `%` stand for others unless told not to, or partial revokes are on.
+
+    Of several patterns that fit a database the server heeds one only: where there is a GRANT on the name as it is, that is added to.
+    """
+    literal = quoted(database)
+    if probe.settings.get("partial_revokes") == "ON" or any(f" ON {literal}.* TO " in grant for (grant,) in probe.rows("SHOW GRANTS")):
+        return literal
+    return quoted(re.sub(r"([_%\\])", r"\\\1", database))
 
 
 def _origin(probe: Probe) -> Iterator[Finding]:

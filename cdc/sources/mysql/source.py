@@ -131,9 +131,9 @@ class MysqlSource:
                     return self._read_snapshot(self._reader)
                 self._reader.close()
                 self._reader = None
+            if self._handover.due:
+                return self._promotion()
             if self._tail is None:
-                if self._handover.due:
-                    return self._promotion()
                 self._tail = self._start_tail()
             return self._read_tail(self._tail)
 
@@ -179,26 +179,24 @@ class MysqlSource:
 
     def _take(self, tail: Tail, before: Place | None) -> MicroBatch:
         transactions, changes, whole = tail.take()
-        self._move(tail)
+        self._move(tail, before)
         included = self._handover.included_from(before)
         return self._batch(transactions, changes, whole=whole, included_from=included, received_at=tail.received_at)
 
-    def _move(self, tail: Tail) -> None:
-        """All up to the tail's place has been handed out."""
+    def _move(self, tail: Tail, place: Place | None) -> None:
+        """All up to the tail's place has been handed out. From a snapshot's place on, tables that were left out are wanted: only a new
+        session resolves them."""
         self._handover.advance(tail.place)
         self._position, self._advanced_at = tail.position, time.monotonic()
+        if self._handover.skipped and place is not None and place <= self._handover.place:
+            tail.stream.close()
+            self._tail, self._start = None, FromFile(*self._position.start)
 
     def _cross(self, tail: Tail, place: Place) -> MicroBatch:
         """All that committed before a snapshot's place has been handed out."""
-        self._move(tail)
         self._handover.advance(place)
-        if self._handover.skipped:
-            # A table that was left out is resolved no more in this session.
-            tail.stream.close()
-            self._tail, self._start = None, FromFile(*self._position.start)
-        if self._handover.due:
-            return self._promotion()
-        return self._batch(TRANSACTIONS.empty_table(), ())
+        self._move(tail, place)
+        return self._promotion() if self._handover.due else self._batch(TRANSACTIONS.empty_table(), ())
 
     def _advance(self, tail: Tail) -> MicroBatch | None:
         """A new position without changes, now and then: others write to the log too, and the server purges what is old."""
@@ -206,7 +204,7 @@ class MysqlSource:
         near = here.file == there.file and there.offset - here.offset < ADVANCE_BYTES
         if there <= here or (near and time.monotonic() - self._advanced_at < ADVANCE_SECONDS):
             return None
-        self._move(tail)
+        self._move(tail, None)
         return self._batch(TRANSACTIONS.empty_table(), ())
 
     def _batch(

@@ -152,9 +152,9 @@ class PostgresSource:
                     return self._read_snapshot(self._reader)
                 self._reader.close()
                 self._reader = None
+            if self._handover.due:
+                return self._promotion()
             if self._tail is None:
-                if self._handover.due:
-                    return self._promotion()
                 self._tail = self._start_tail()
             return self._read_tail(self._tail)
 
@@ -196,29 +196,30 @@ class PostgresSource:
 
     def _take(self, tail: Tail, before: int | None) -> MicroBatch:
         transactions, changes, whole = tail.take()
-        self._handover.advance(tail.position)
-        self._advanced_at = time.monotonic()
+        self._move(tail, tail.position, before)
         included = self._handover.included_from(before)
         return self._batch(transactions, changes, whole=whole, included_from=included, received_at=tail.received_at)
 
-    def _cross(self, tail: Tail, place: int) -> MicroBatch:
-        """All that committed before a snapshot's place has been handed out."""
-        self._handover.advance(place)
-        if self._handover.skipped:
-            # The server described the tables left out already: only a new session makes it do so again.
+    def _move(self, tail: Tail, reached: int, place: int | None) -> None:
+        """All up to `reached` has been handed out. From a snapshot's place on, tables that were left out are wanted: the server has
+        described them already, and only to a new session does it again."""
+        self._handover.advance(reached)
+        self._advanced_at = time.monotonic()
+        if self._handover.skipped and place is not None and place <= self._handover.place:
             tail.stream.close()
             self._tail = None
-        if self._handover.due:
-            return self._promotion()
-        return self._batch(TRANSACTIONS.empty_table(), ())
+
+    def _cross(self, tail: Tail, place: int) -> MicroBatch:
+        """All that committed before a snapshot's place has been handed out."""
+        self._move(tail, place, place)
+        return self._promotion() if self._handover.due else self._batch(TRANSACTIONS.empty_table(), ())
 
     def _advance(self, tail: Tail) -> MicroBatch | None:
         """A new position without changes, now and then: others write to the log too, and the server keeps what we do not pass."""
         ahead, now = tail.reached - self._handover.place, time.monotonic()
         if ahead <= 0 or (ahead < ADVANCE_BYTES and now - self._advanced_at < ADVANCE_SECONDS):
             return None
-        self._handover.advance(tail.reached)
-        self._advanced_at = now
+        self._move(tail, tail.reached, None)
         return self._batch(TRANSACTIONS.empty_table(), ())
 
     def _batch(

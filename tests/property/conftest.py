@@ -1,0 +1,29 @@
+"""Servers of every kind for the laws on real sources."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager
+
+import pytest
+
+from tests.faults.dialects import AnyDatabase
+from tests.property.source_writer import MARIADB, MYSQL, POSTGRES, Kind
+from tests.servers import mysql, postgres
+from tests.servers.mysql_binaries import FLAVOURS
+from tests.servers.postgres_binaries import DEFAULT_VERSION
+
+pytest.register_assert_rewrite("tests.property.test_laws")
+
+Databases = Callable[[], AbstractContextManager[AnyDatabase]]
+
+
+@pytest.fixture(scope="session", params=["postgres", *FLAVOURS])
+def databases(request: pytest.FixtureRequest) -> Iterator[tuple[Kind, Databases]]:
+    """Makes new databases on a server of each kind in turn, shared by all tests of a worker."""
+    if request.param == "postgres":
+        with postgres.running(DEFAULT_VERSION) as server:
+            yield POSTGRES, lambda: postgres.fresh_database(server)
+    else:
+        with mysql.running(request.param) as other:
+            yield MARIADB if other.is_mariadb else MYSQL, lambda: mysql.fresh_database(other)
