@@ -141,8 +141,9 @@ def _error(name: str, error: dict[str, Any]) -> list[Any]:
 
 def _retained(source: dict[str, Any]) -> str:
     """What the server keeps for us, or how long it still does."""
-    left = source["purged_in_seconds"]
-    return _bytes(source["retained_bytes"]) if left is None else text("cli.status.purged", left=_seconds(left))
+    if source["purged_in_seconds"] is not None:
+        return text("cli.status.purged", left=_seconds(source["purged_in_seconds"]))
+    return "-" if source["retained_bytes"] is None else _bytes(source["retained_bytes"])
 
 
 def _bytes(size: int | None) -> str:

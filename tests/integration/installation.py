@@ -65,10 +65,10 @@ class Installation:
             process.kill()
             process.wait()
 
-    def until(self, reached: Callable[[], bool]) -> None:
+    def until(self, reached: Callable[[], bool], patience_s: float = 90) -> None:
         """Wait for the daemon to have done something."""
         try:
-            poll(reached, "the daemon does not get there", patience_s=90)
+            poll(reached, "the daemon does not get there", patience_s=patience_s)
         except BaseException:
             print(self.log.read_text()[-4000:])
             raise
