@@ -87,8 +87,8 @@ class BookConfig(Model):
 class SourceConfig(Model):
     """`[sources.<name>]`. The password comes from `password_env` or `password_file`, never from the url.
 
-    `types` overrides how a column is mapped: `"orders.total" = "decimal(18,2)"`, `"text"`, or, for MySQL, `"null"`. `slot`, `publication`
-    and `create` are PostgreSQL's; `server_id`, by which the source is known among a server's replicas, is MySQL's.
+    `types` overrides how a column is mapped: `"orders.total" = "decimal(18,2)"`, `"text"`, or, for MySQL, `"null"` and `"binary"`.
+    `slot`, `publication` and `create` are PostgreSQL's; `server_id`, our number among the server's replicas, is MySQL's.
     """
 
     url: str
