@@ -272,16 +272,16 @@ def test_silence_is_noticed(any_mysql_database: MyDatabase, monkeypatch: pytest.
     """Heartbeats tell an idle server from a network that is half open."""
     for key in ("master_heartbeat_period", "source_heartbeat_period"):
         monkeypatch.setitem(replication._VARIABLES, key, str(10**8))
-    monkeypatch.setattr(replication, "DEAD_SECONDS", 2.0)
+    monkeypatch.setattr(replication, "DEAD_SECONDS", 4.0)
     server = any_mysql_database.server
     with Proxy(server.host, server.port) as proxy:
         settings = config(any_mysql_database.url.replace(f":{server.port}/", f":{proxy.port}/"))
         before = here(settings)
         with streaming(settings, FromFile(before.file, before.offset)) as stream:
-            for _ in range(3):
+            for _ in range(5):
                 stream.receive([], 1 << 20, 1.0)
             proxy.freeze()
-            with pytest.raises(SourceUnavailable, match="has sent nothing for 2 s") as raised:
+            with pytest.raises(SourceUnavailable, match="has sent nothing for 4 s") as raised:
                 read(stream, lambda _: False)
             assert raised.value.code == "source.silent"
             proxy.thaw()

@@ -226,6 +226,6 @@ _BESIDES = st.one_of(
 MOVE = st.one_of(_ROWS, _ROWS, _ROWS, _MANY, _ENDS, _ENDS, _BESIDES)
 
 
-def moves(size: int) -> st.SearchStrategy[list[Move]]:
-    """Up to so many moves."""
-    return st.lists(MOVE, max_size=size)
+def acts(count: int, size: int) -> st.SearchStrategy[list[list[Move]]]:
+    """Moves in so many parts, about `size` in each."""
+    return st.lists(st.lists(MOVE, min_size=size // 2, max_size=2 * size), min_size=count, max_size=count)

@@ -29,13 +29,12 @@ from sinks.duckdb import DuckDBSink
 from sinks.memory import MemorySink
 from tests.property.conftest import Databases
 from tests.property.histories import BOOKS, FEES, ORDERS, RULES, SOURCE
-from tests.property.source_histories import MARKS, PICKS, TABLES, Entry, History, Moment, Move, Tables, moves
+from tests.property.source_histories import MARKS, TABLES, Entry, History, Moment, Move, Tables, acts
 from tests.property.source_writer import Kind, Writer
 from tests.property.test_laws import Store, assert_sound
 from tests.servers.postgres import Database
 
 PATIENCE_SECONDS = 60
-MARK = "#n"
 
 
 class Follower:
@@ -254,6 +253,7 @@ def read_twice(stages: Stages, acts: Sequence[list[Move]], sizes: tuple[int, int
         stage.writer.settle()
         last = stage.writer.mark()
         one.until_mark(last)
+        one.close()
         for steps, drop in reopenings:
             for _ in range(steps):
                 if last not in other.tables().marks:
@@ -331,24 +331,19 @@ def copied_anew(stages: Stages, acts: Sequence[list[Move]], tables: set[str], ch
         assert {(entry.rule, entry.row_key) for entry in posted} <= touched, "what nobody touched is posted again"
 
 
-def acts(count: int, size: int) -> st.SearchStrategy[list[list[Move]]]:
-    """Moves in so many parts."""
-    return st.lists(moves(size), min_size=count, max_size=count)
-
-
 SIZES = st.sampled_from([100, 1000, 20_000, 16 << 20])
 CHUNKS = st.sampled_from([1, 300, 5000])
 REOPENINGS = st.lists(st.tuples(st.integers(0, 4), st.booleans()), max_size=4)
 ANEW = st.sets(st.sampled_from(["orders", "fees"]), min_size=1)
 
 
-@given(acts=acts(4, 8), size=SIZES)
+@given(acts=acts(4, 10), size=SIZES)
 @settings(max_examples=25)
 def test_the_store_shows_what_the_source_was_after_a_transaction(stages: Stages, acts: list[list[Move]], size: int) -> None:
     committed_states(stages, acts, size)
 
 
-@given(acts=acts(1, 30), sizes=st.tuples(SIZES, SIZES), reopenings=REOPENINGS)
+@given(acts=acts(1, 40), sizes=st.tuples(SIZES, SIZES), reopenings=REOPENINGS)
 @settings(max_examples=25)
 def test_the_journal_is_equal_however_it_is_read(
     stages: Stages, acts: list[list[Move]], sizes: tuple[int, int], reopenings: Reopenings

@@ -58,6 +58,10 @@ class DeclaredType:
         """Whether the table's character set counts."""
         return self.charset is None and self.name in (*TEXTS, *MEMBERS)
 
+    def in_any_charset(self) -> DeclaredType:
+        """A text in the table's character set, whatever it says itself."""
+        return replace(self, charset=None) if self.name in TEXTS and self.charset != "binary" else self
+
     def resolve(self, table_charset: str | None) -> MyType | None:
         """The type in a table of a character set; None where that counts and is not known, or the server makes another type of it."""
         if self.name in TEXTS or self.name in MEMBERS:

@@ -78,7 +78,7 @@ def traced(
 def altered(shape: Shape, alterations: Sequence[Alteration], strict: bool) -> Shape:
     """The table after the alterations of one statement. `strict`: of its session. Raises SchemaUnknown if they don't fit the table."""
     present = {column.name.lower() for column in shape.columns}
-    needed = [alteration for alteration in alterations if _applies(alteration, present)]
+    needed = _in_one_charset([alteration for alteration in alterations if _applies(alteration, present)])
     for name in (a.name for a in needed if isinstance(a, DropColumn | ChangeColumn | RenameColumn)):
         if name.lower() not in present:
             raise SchemaUnknown("ddl.column_missing", source=shape.source, table=shape.table, column=name)
@@ -98,6 +98,18 @@ def _applies(alteration: Alteration, present: set[str]) -> bool:
         case DropColumn(name, True) | RenameColumn(name, _, True) | ChangeColumn(name, _, _, True):
             return name.lower() in present
     return True
+
+
+def _in_one_charset(alterations: list[Alteration]) -> list[Alteration]:
+    """CONVERT TO CHARACTER SET also takes away what the statement's own definitions of texts say."""
+    if not any(isinstance(a, SetCharset) and a.convert for a in alterations):
+        return alterations
+    return [
+        replace(a, column=replace(a.column, type=a.column.type.in_any_charset()))
+        if isinstance(a, AddColumn | ChangeColumn) and a.column.type
+        else a
+        for a in alterations
+    ]
 
 
 def _with_charset(shape: Shape, given: list[SetCharset]) -> Shape:

@@ -10,7 +10,7 @@ import queue
 import socket
 import threading
 from collections.abc import Iterator, Sequence
-from contextlib import suppress
+from contextlib import ExitStack, suppress
 from dataclasses import dataclass, replace
 from itertools import pairwise
 
@@ -25,7 +25,7 @@ from cdc.decode.mysql.types import INTEGERS
 from cdc.errors import SourceUnavailable
 from cdc.sources.mysql.catalog import Catalog, Table
 from cdc.sources.mysql.chunks import Block, blocks, selection
-from cdc.sources.mysql.connection import Connection, connect, hang_up, is_mariadb, query, quoted, translated
+from cdc.sources.mysql.connection import Connection, connect, hang_up, query, quoted, translated
 from cdc.sources.mysql.guard import Guard
 from cdc.sources.mysql.lock import agree
 from cdc.sources.mysql.progress import Progress, Range, fingerprint
@@ -121,9 +121,6 @@ class Reader:
     def __init__(self, name: str, config: SourceConfig, server: Server, tables: Sequence[Table], number: int) -> None:
         self._name, self._config, self._server = name, config, server
         self._connections: list[Connection] = []
-        self._side: Connection | None = None
-        self._side_lock = threading.Lock()
-        self._guard: Guard | None = None
         self._threads: list[threading.Thread] = []
         self._stop = threading.Event()
         self._pieces: queue.Queue[Piece | BaseException] = queue.Queue(config.snapshot_workers)
@@ -131,33 +128,38 @@ class Reader:
         self._jobs_lock = threading.Lock()
         self._ordinal = 0
         self._left = 0
+        self._opened = ExitStack()
         try:
             with translated(name, config):
                 self.session = self._enter(tables, number)
+                self._guard = Guard(name, config, self._connections)
+                self._opened.callback(self._guard.end)
+                self._side, self._side_lock = self._connect(raw=False), threading.Lock()
         except BaseException:
             self.close()
             raise
 
+    def _connect(self, raw: bool) -> Connection:
+        connection = connect(self._name, self._config, raw=raw)
+        self._opened.callback(hang_up, connection)
+        return connection
+
     def _enter(self, tables: Sequence[Table], number: int) -> Session:
         """Let every session begin at one place."""
-        for _ in range(self._config.snapshot_workers):
-            self._connections.append(connect(self._name, self._config, raw=True))
-        self._side = connect(self._name, self._config)
-        position, begun = agree(self._name, self._config, self._server, tables, self._connections)
-        for connection in self._connections[len(begun) :]:
+        connections = [self._connect(raw=True) for _ in range(self._config.snapshot_workers)]
+        position, self._connections = agree(self._name, self._config, self._server, tables, connections)
+        for connection in connections[len(self._connections) :]:
             hang_up(connection)
-        self._connections = begun
-        if not is_mariadb(self._side):
-            for connection in begun:
+        if not self._server.mariadb:
+            for connection in self._connections:
                 query(connection, "SAVEPOINT chunk")
-        ((taken_us, image),) = query(begun[0], _MOMENT)
+        ((taken_us, image),) = query(self._connections[0], _MOMENT)
         position = replace(position, born=born(self._name, self._config, position.file))
         return Session(number, str(position), int(taken_us), image.decode())
 
     def start(self, copies: Sequence[Copy]) -> None:
         """Begin to copy the tables, in their order; those without transactions at the end."""
         with translated(self._name, self._config):
-            self._guard = Guard(self._name, self._config, self._connections)
             self._guard.start()
             planned: list[Job] = []
             for copy in sorted(copies, key=lambda copy: not copy.table.transactional):
@@ -226,10 +228,7 @@ class Reader:
                 connection._sock.shutdown(socket.SHUT_RDWR)
         for thread in self._threads:
             thread.join(timeout=5)
-        if self._guard is not None:
-            self._guard.end()
-        for connection in [*self._connections, *filter(None, [self._side])]:
-            hang_up(connection)
+        self._opened.close()
 
     def _work(self, connection: Connection) -> None:
         """One thread: copy ranges until there are no more."""
@@ -242,7 +241,7 @@ class Reader:
         except Malformed as error:
             self._put(SourceUnavailable("mysql_snapshot.broken", source=self._name, detail=error))
         except BaseException as error:  # noqa: BLE001 handed to the reader, which raises it
-            self._put((self._guard and self._guard.reason) or error)
+            self._put(self._guard.reason or error)
 
     def _next(self) -> Job | None:
         with self._jobs_lock:
@@ -263,7 +262,7 @@ class Reader:
         size_wanted = self._config.snapshot_chunk if table.transactional else min(UNBUFFERED_BYTES, self._config.snapshot_chunk)
         after, limit, last = job.after, FIRST_ROWS if table.order else None, False
         while not last:
-            if self._guard is not None and self._guard.reason is not None:
+            if self._guard.reason is not None:
                 raise self._guard.reason
             rows = size = 0
             held: Block | None = None
@@ -286,6 +285,7 @@ class Reader:
             self._hold(table)
             for block in blocks(connection, table, copy.schema, copy.fields, statement, 2 * self._config.snapshot_chunk):
                 if held is not None:
+                    self._guard.watch(table)  # a chunk larger than was thought waits for room with its table locked
                     yield held
                 held = block
             self._check_same(table)
@@ -299,20 +299,17 @@ class Reader:
 
     def _hold(self, table: Table) -> None:
         """A session is about to lock a table: for no longer than a chunk takes, or long enough to be in somebody's way."""
-        assert self._guard is not None and self._side is not None, "chunks are read after `start`"
-        if table.order is None or (table.transactional and is_mariadb(self._side)):
+        if table.order is None or (table.transactional and self._server.mariadb):
             self._guard.watch(table)
 
     def _let_go(self, connection: Connection, table: Table) -> None:
         """A chunk of it was read; MariaDB keeps the lock until the transaction ends. The snapshot stays."""
-        assert self._guard is not None and self._side is not None, "chunks are read after `start`"
-        if table.transactional and not is_mariadb(self._side):
+        if table.transactional and not self._server.mariadb:
             query(connection, "ROLLBACK TO SAVEPOINT chunk")
             self._guard.forget(table)
 
     def _check_same(self, table: Table) -> None:
         """Whether the name still means the same table: one that was renamed to it may have been filled after the snapshot."""
-        assert self._side is not None, "chunks are read after `start`"
         with self._side_lock:
             rows = query(self._side, _CREATED, (table.database, table.table))
         if [created or "" for (created,) in rows] != [table.created]:
