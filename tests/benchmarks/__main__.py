@@ -1,4 +1,5 @@
-"""`python -m tests.benchmarks`: capture, latency and snapshot on a PostgreSQL of its own, beside PostgreSQL's own programs.
+"""`python -m tests.benchmarks`: capture, latency and snapshot on a PostgreSQL of its own, beside PostgreSQL's own programs; and a binlog on
+a MySQL of its own, beside python-mysql-replication.
 
 The figures are of one run on one machine: compare ratios. Whatever else runs on the machine makes them noisy.
 """
@@ -12,9 +13,11 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from tests.benchmarks import capture, latency, snapshot
+from tests.benchmarks import binlog, capture, latency, snapshot
 from tests.benchmarks.figures import Figure, machine, progress, table
 from tests.benchmarks.programs import SETTINGS, TUNED
+from tests.servers import mysql
+from tests.servers.mysql_binaries import DEFAULT_FLAVOUR
 from tests.servers.postgres import PostgresServer, fresh_database
 from tests.servers.postgres_binaries import DEFAULT_VERSION
 
@@ -60,6 +63,8 @@ def _measured(server: PostgresServer, told: argparse.Namespace) -> list[Figure]:
         figures += latency.measure(server, _room(place, latency.NAME), told.rate, told.seconds)
         with fresh_database(server) as database:
             figures += snapshot.measure(server, database, _room(place, snapshot.NAME), told.rows)
+        with mysql.MySQLServer(DEFAULT_FLAVOUR) as other, mysql.fresh_database(other) as shop:
+            figures += binlog.measure(shop, _room(place, binlog.NAME), told.rows)
     progress("done")
     return figures
 

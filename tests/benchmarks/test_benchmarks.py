@@ -15,6 +15,7 @@ COMPARED = {
     ("latency", "ms"),
     ("latency", "tx/s"),
     ("snapshot", "rows/s"),
+    ("binlog", "rows/s"),
 }
 
 
