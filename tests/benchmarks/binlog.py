@@ -36,21 +36,18 @@ _WRITTEN = """INSERT INTO orders SELECT {start} + i, concat('单-', {start} + i)
     (10000 + i * 37 % 900000) / 100.0, round((10000 + i * 37 % 900000) * 0.13 / 100, 2),
     date_add('2026-01-01', INTERVAL i % 300 DAY), now(6)
     FROM (WITH RECURSIVE s(i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM s WHERE i < {count}) SELECT i FROM s) n"""
-_READER = (
-    """
+_READER = """
 import sys, time
 from pymysqlreplication import BinLogStreamReader
 from pymysqlreplication.row_event import WriteRowsEvent
-host, port, file, offset, wanted = sys.argv[1], int(sys.argv[2]), sys.argv[3], int(sys.argv[4]), int(sys.argv[5])
-reader = BinLogStreamReader({"host": host, "port": port, "user": "root"}, server_id=%d, log_file=file, log_pos=offset, resume_stream=True,
-                            blocking=True, only_events=[WriteRowsEvent], enable_logging=False)
+host, port, server_id, file, offset, wanted = (int(told) if told.isdecimal() else told for told in sys.argv[1:])
+reader = BinLogStreamReader({"host": host, "port": port, "user": "root"}, server_id=server_id, log_file=file, log_pos=offset,
+                            resume_stream=True, blocking=True, only_events=[WriteRowsEvent], enable_logging=False)
 begun = time.perf_counter()
 while wanted > 0:
     wanted -= len(reader.fetchone().rows)
 print(time.perf_counter() - begun)
 """
-    % _THEIRS
-)  # noqa: UP031
 
 
 def measure(database: MyDatabase, folder: Path, rows: int) -> list[Figure]:
@@ -133,7 +130,7 @@ def _decode(source: SourceConfig, start: BinlogPosition, rows: int) -> float:
 
 
 def _theirs(database: MyDatabase, start: BinlogPosition, rows: int) -> float:
-    told = [database.server.host, str(database.server.port), start.file, str(start.offset), str(rows)]
+    told = [database.server.host, *map(str, (database.server.port, _THEIRS, start.file, start.offset, rows))]
     done = subprocess.run([sys.executable, "-W", "ignore", "-c", _READER, *told], capture_output=True, text=True, timeout=PATIENCE_S)
     if done.returncode:
         raise Failed(done.stderr[-4000:])
