@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import shutil
+import threading
 import time
 import zlib
 from collections.abc import Callable, Iterator
@@ -306,6 +307,8 @@ def test_a_mute_server_is_given_up(mysql: RunningMySQL) -> None:
             proxy.freeze()
             with pytest.raises(SourceUnavailable), translated("shop", settings):
                 query(connection, "SELECT 1")
+        proxy.thaw()
+        proxy.reset()
 
 
 def test_a_server_that_stops_or_dies(server: MySQLServer) -> None:
@@ -466,6 +469,30 @@ def test_a_promoted_replica(server: MySQLServer) -> None:
         purge(other)
         with pytest.raises(PositionLost), streaming(moved, way_on(moved, before)) as stream:
             read(stream, lambda _: False)
+
+
+def test_what_is_still_being_committed() -> None:
+    """MySQL sends a transaction before it is committed; it waits for a semi-synchronous replica that may not be there."""
+    with MySQLServer("mysql-9") as server:
+        server.create_database("shop")
+        run(server, "CREATE TABLE shop.t (id int PRIMARY KEY AUTO_INCREMENT, v text)")
+        run(server, "INSTALL PLUGIN rpl_semi_sync_source SONAME 'semisync_source.so'", "SET GLOBAL rpl_semi_sync_source_timeout = 600000")
+        settings = config(server.url("shop"))
+        before = here(settings)
+        assert isinstance(before.gtids, GtidSet)
+        run(server, "SET GLOBAL rpl_semi_sync_source_enabled = ON")
+        writer = threading.Thread(target=write, args=(server, "the last"))
+        writer.start()
+        try:
+            with streaming(settings, FromFile(before.file, before.offset)) as stream:
+                events = read(stream, until(b"the last"))
+            number = int.from_bytes(events[0][36:44], "little")
+            seen = replace(before, offset=int.from_bytes(events[-1][13:17], "little"), gtids=before.gtids.add(f"{before.server}:{number}"))
+            assert here(settings).gtids == before.gtids, "it is not committed"
+            assert way_on(settings, seen) == FromFile(seen.file, seen.offset)
+        finally:
+            run(server, "SET GLOBAL rpl_semi_sync_source_enabled = OFF")
+            writer.join()
 
 
 def test_another_server_altogether(server: MySQLServer) -> None:

@@ -16,8 +16,8 @@ from tests.servers.own_server import poll
 from tests.servers.postgres import Database
 
 COLUMNS = ("shop", "no", "status", "total", "tax", "paid", "memo")
-_ORDERS = """CREATE TABLE orders (shop bigint, no varchar(40), status varchar(10), total decimal(12,2), tax decimal(12,2), paid date, memo text,
-    PRIMARY KEY (shop, no))"""
+_ORDERS = """CREATE TABLE orders (shop bigint, no varchar(40), status varchar(10), total decimal(12,2), tax decimal(12,2), paid date,
+    memo text, PRIMARY KEY (shop, no))"""
 _FEES = "CREATE TABLE fees (kind varchar(10), amount decimal(12,2))"
 _MARKS = "CREATE TABLE marks (n bigint PRIMARY KEY)"
 
@@ -26,8 +26,8 @@ Setting = tuple[str, str]  # a variable of the server and its value
 
 @dataclass(frozen=True)
 class Kind:
-    """What differs between kinds of servers. `one_fee`: WHERE for one row of `fees`, given its kind and amount. `truncate_commits`: TRUNCATE
-    is a transaction of its own, and ends the one before it. `in_transaction`: `elsewhere` can be written in any transaction.
+    """What differs between kinds of servers. `one_fee`: WHERE for one row of `fees`, given its kind and amount. `truncate_commits`:
+    TRUNCATE is a transaction of its own, and ends the one before it. `gives_way`: a copy that is not read from lets go of its locks.
 
     `settings`: what a move can set for all that begins after it; `session`: those variables that a session has for itself.
     `tells_defaults`: of an update, a log without whole rows tells all that a reader must know; if not, updates set every column then.
@@ -38,7 +38,7 @@ class Kind:
     upsert: str
     rotate: str
     truncate_commits: bool
-    in_transaction: bool
+    gives_way: bool
     settings: Sequence[Setting] = ()
     session: frozenset[str] = frozenset()
     tells_defaults: bool = True
@@ -55,7 +55,7 @@ POSTGRES = Kind(
     upsert="ON CONFLICT (shop, no) DO UPDATE SET " + ", ".join(f"{name} = excluded.{name}" for name in COLUMNS[2:]),
     rotate="SELECT pg_switch_wal()",
     truncate_commits=False,
-    in_transaction=True,
+    gives_way=False,
 )
 MYSQL = Kind(
     statements=(_ORDERS, _FEES, _MARKS, "CREATE TABLE elsewhere (n bigint)"),
@@ -63,7 +63,7 @@ MYSQL = Kind(
     upsert="ON DUPLICATE KEY UPDATE " + ", ".join(f"{name} = VALUES({name})" for name in COLUMNS[2:]),
     rotate="FLUSH BINARY LOGS",
     truncate_commits=True,
-    in_transaction=True,
+    gives_way=True,
     settings=(
         *(("binlog_row_image", "FULL"), ("binlog_row_image", "MINIMAL"), ("binlog_row_image", "NOBLOB")),
         *(("binlog_row_metadata", "FULL"), ("binlog_row_metadata", "MINIMAL")),
@@ -73,12 +73,12 @@ MYSQL = Kind(
     session=frozenset(("binlog_row_image", "binlog_transaction_compression", "binlog_rows_query_log_events")),
 )
 MARIADB = Kind(
-    statements=(_ORDERS, _FEES, _MARKS, "CREATE TABLE elsewhere (n bigint) ENGINE = Aria"),
+    statements=(_ORDERS, _FEES, _MARKS, "CREATE TABLE elsewhere (n bigint) ENGINE = MyISAM"),
     one_fee=MYSQL.one_fee,
     upsert=MYSQL.upsert,
     rotate=MYSQL.rotate,
     truncate_commits=True,
-    in_transaction=False,  # Aria knows no two-phase commit
+    gives_way=True,
     settings=(
         *(("binlog_row_image", "FULL"), ("binlog_row_image", "MINIMAL"), ("binlog_row_image", "NOBLOB")),
         *(("binlog_row_metadata", "FULL"), ("binlog_row_metadata", "MINIMAL"), ("binlog_row_metadata", "NO_LOG")),
@@ -91,8 +91,8 @@ MARIADB = Kind(
 
 @dataclass
 class Open:
-    """A transaction that has not ended. `held`: keys of orders, or whole tables, that nobody else may touch before it does. `name`: of one in
-    two phases. `whole`: its updates set every column."""
+    """A transaction that has not ended. `held`: keys of orders, or whole tables, that nobody else may touch before it does. `name`: of one
+    in two phases. `whole`: its updates set every column."""
 
     held: set[tuple[Any, ...]] = field(default_factory=set)
     changes: list[Change] = field(default_factory=list)
@@ -109,7 +109,7 @@ class Writer:
 
     def __init__(self, database: AnyDatabase, kind: Kind) -> None:
         self.database, self.kind, self.history = database, kind, History()
-        self.copying = False  # a reader may hold locks on the tables until it is read from
+        self.copying = False  # a copy may have locks on the tables
         self._numbers = itertools.count(1)
         self._settings: dict[str, str] = {}
         self._former = {name: self._admin(f"SELECT @@GLOBAL.{name}")[0][0] for name, _ in kind.settings}
@@ -186,7 +186,9 @@ class Writer:
     def _connect(self, who: int) -> None:
         self._sessions[who] = session = Session(self.database)
         if not session.cascades:
-            session.execute("SET SESSION TRANSACTION ISOLATION LEVEL READ COMMITTED")  # locks the rows that are written, not what is between
+            session.execute(
+                "SET SESSION TRANSACTION ISOLATION LEVEL READ COMMITTED"
+            )  # locks the rows that are written, not what is between
             ((self._threads[who],),) = session.execute("SELECT connection_id()")
 
     def _set(self, pick: int) -> None:
@@ -284,9 +286,8 @@ class Writer:
 
     def _elsewhere(self, who: int) -> None:
         """A write to a table that is not captured."""
-        if self.kind.in_transaction or self._opened(who).name is None:
-            self._opened(who)
-            self._sessions[who].execute("INSERT INTO elsewhere VALUES (1)")
+        self._opened(who)
+        self._sessions[who].execute("INSERT INTO elsewhere VALUES (1)")
 
     # Rows.
 
@@ -440,7 +441,7 @@ class Writer:
 
     def _truncate(self, who: int, table: str) -> None:
         opened, commits = self._open[who], self.kind.truncate_commits
-        if self.copying or not self._free(who, (table,)) or (commits and opened and opened.name):
+        if (self.copying and not self.kind.gives_way) or not self._free(who, (table,)) or (commits and opened and opened.name):
             return
         if not commits:
             self._run(who, f"TRUNCATE {table}", ())

@@ -1,5 +1,5 @@
-"""DESIGN.md's laws on random histories of real servers, through the real sources and the real pipeline. `source_histories` says what must come
-of them."""
+"""DESIGN.md's laws on random histories of real servers, through the real sources and the real pipeline. `source_histories` says what must
+come of them."""
 
 from __future__ import annotations
 
@@ -22,19 +22,21 @@ from cdc.accounting.accountant import Accountant
 from cdc.config import SourceConfig
 from cdc.errors import SourceUnavailable
 from cdc.protocols import Source
+from cdc.sources.mysql import snapshot
 from cdc.types import MicroBatch
 from checkpoints.file import FileCheckpoints
 from checkpoints.instore import InStore
 from sinks.duckdb import DuckDBSink
 from sinks.memory import MemorySink
 from tests.property.conftest import Databases
-from tests.property.histories import BOOKS, FEES, ORDERS, RULES, SOURCE
+from tests.property.histories import BOOKS, FEES, ORDERS, RULES, SOURCE, order_key
 from tests.property.source_histories import MARKS, TABLES, Entry, History, Moment, Move, Tables, acts
 from tests.property.source_writer import Kind, Writer
 from tests.property.test_laws import Store, assert_sound
 from tests.servers.postgres import Database
 
 PATIENCE_SECONDS = 60
+COPY_BROKEN = ("source.table_changed", "mysql_snapshot.gave_way")  # by a TRUNCATE: the daemon opens the source anew
 
 
 class Follower:
@@ -74,7 +76,7 @@ class Follower:
         try:
             batch = self._source.read()
         except SourceUnavailable as error:
-            if error.code != "source.table_changed":
+            if error.code not in COPY_BROKEN:
                 raise
             self.close()
             self._writer.settle()
@@ -137,7 +139,11 @@ class Follower:
             return
         history, tables = self._writer.history, self.tables()
         moments = range(self._reached, len(history.moments))
-        fits = (n for n in moments if history.moments[n].tables == tables and (not self._from_start or history.moments[n].entries == len(entries)))
+        fits = (
+            n
+            for n in moments
+            if history.moments[n].tables == tables and (not self._from_start or history.moments[n].entries == len(entries))
+        )
         reached = next(fits, None)
         assert reached is not None, f"no transaction after {self._reached} left this: {tables}, {len(entries)} entries"
         self._reached = reached
@@ -147,7 +153,10 @@ class Follower:
         if self._from_start:
             assert Counter(self.journal()) == Counter(history.books.journal[: moment.entries])
         open_items = {(item["rule"], item["row_key"]) for item in self.store.quarantine() if item["status"] == "open"}
-        assert open_items == moment.faulty
+        assert open_items >= moment.faulty
+        # Those of rows that went while their table was copied anew stay open: no change told of their end.
+        gone = open_items - moment.faulty
+        assert not gone if self._from_start else not {key for _, key in gone} & set(map(order_key, moment.tables.orders))
         standing = {(entry.rule, entry.row_key): entry for entry in self._standing()}
         sound = {at: entry for at, entry in moment.stands.items() if at not in moment.faulty}
         assert {at: entry for at, entry in standing.items() if at not in moment.faulty} == sound
@@ -158,7 +167,9 @@ class Follower:
         counts = Counter(self.journal())
         for entry in counts:
             if entry.kind == "post":
-                opposite = entry._replace(kind="reverse", lines=frozenset((account, -debit, -credit) for account, debit, credit in entry.lines))
+                opposite = entry._replace(
+                    kind="reverse", lines=frozenset((account, -debit, -credit) for account, debit, credit in entry.lines)
+                )
                 left = counts[entry] - counts[opposite]
                 assert left in (0, 1), f"it stands {left} times: {entry}"
                 if left:
@@ -205,9 +216,11 @@ Stages = Callable[[], Any]
 
 
 @pytest.fixture(scope="module")
-def stages(databases: tuple[Kind, Databases], accountant: Accountant, tmp_path_factory: pytest.TempPathFactory) -> Stages:
-    """Makes new stages."""
-    return _stages(databases, accountant, tmp_path_factory.mktemp("stores"), durable=False)
+def stages(databases: tuple[Kind, Databases], accountant: Accountant, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stages]:
+    """Makes new stages, whose stores are in memory."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(snapshot, "FIRST_ROWS", 3)  # small tables are copied in several chunks too
+        yield _stages(databases, accountant, tmp_path_factory.mktemp("stores"), durable=False)
 
 
 def _stages(databases: tuple[Kind, Databases], accountant: Accountant, folder: Path, *, durable: bool) -> Stages:
@@ -359,7 +372,5 @@ def test_a_copy_and_the_stream_come_to_the_same(stages: Stages, acts: list[list[
 
 @given(acts=acts(5, 8), tables=ANEW, chunk=CHUNKS, breaks=REOPENINGS)
 @settings(max_examples=25)
-def test_a_new_copy_posts_nothing_twice(
-    stages: Stages, acts: list[list[Move]], tables: set[str], chunk: int, breaks: Reopenings
-) -> None:
+def test_a_new_copy_posts_nothing_twice(stages: Stages, acts: list[list[Move]], tables: set[str], chunk: int, breaks: Reopenings) -> None:
     copied_anew(stages, acts, tables, chunk, breaks)

@@ -99,7 +99,7 @@ Item = Alteration | Rename | Truncate | Unlogged
 
 # These keep all rows.
 _OF_PARTITIONS = ("REBUILD", "OPTIMIZE", "ANALYZE", "CHECK", "REPAIR", "COALESCE", "REORGANIZE", "PARTITION", "REMOVE")
-_HARMLESS = ("ALTER", "ALGORITHM", "DISABLE", "ENABLE", "FORCE", "LOCK", "ORDER", "SECONDARY_LOAD", "SECONDARY_UNLOAD", "WITH", "WITHOUT")
+_HARMLESS = ("ALTER", "ALGORITHM", "DISABLE", "ENABLE", "FORCE", "LOCK", "SECONDARY_LOAD", "SECONDARY_UNLOAD", "WITH", "WITHOUT")
 _OPTIONS = {
     *("AUTOEXTEND_SIZE", "AUTO_INCREMENT", "AVG_ROW_LENGTH", "CHECKSUM", "COMMENT", "COMPRESSION", "CONNECTION", "DATA", "DELAY_KEY_WRITE"),
     *("ENCRYPTION", "ENGINE_ATTRIBUTE", "INDEX", "INSERT_METHOD", "KEY_BLOCK_SIZE", "MAX_ROWS", "MIN_ROWS", "PACK_KEYS", "PAGE_CHECKSUM"),
@@ -115,7 +115,7 @@ def read_alterations(tokens: Tokens) -> Iterator[Item]:
     for item in tokens.list():
         part = tokens.part(_before_partitioning(item.rest()))
         word, of_partitions = part.peek().word, part.peek(1).word == "PARTITION"
-        if word in _OF_PARTITIONS:
+        if word in _OF_PARTITIONS or word == "ORDER":  # the commas from here on are of another list
             return
         if of_partitions or part.accept("CONVERT", "TABLE"):
             yield from _read_partitions(word, part)

@@ -48,6 +48,10 @@ _IDLE = frozenset(
     )
 )
 
+_GTIDS = (BINLOG.GTID_LOG_EVENT, BINLOG.ANONYMOUS_GTID_LOG_EVENT, ev.GTID_TAGGED, BINLOG.MARIADB_GTID_EVENT)
+# What a payload can't have.
+_OUTSIDE = frozenset((*_GTIDS, *_HEARTBEATS, BINLOG.ROTATE_EVENT, BINLOG.FORMAT_DESCRIPTION_EVENT, ev.TRANSACTION_PAYLOAD))
+
 Stops = Iterable[None]  # stops where what is pending must be taken before it can go on
 
 
@@ -117,10 +121,9 @@ class Decoder:
         self._handlers = self._make_handlers()
 
     def _make_handlers(self) -> dict[int, Callable[[Header, Reader], Stops]]:
-        gtids = (BINLOG.GTID_LOG_EVENT, BINLOG.ANONYMOUS_GTID_LOG_EVENT, ev.GTID_TAGGED, BINLOG.MARIADB_GTID_EVENT)
         queries = (BINLOG.QUERY_EVENT, ev.QUERY_COMPRESSED, BINLOG.EXECUTE_LOAD_QUERY_EVENT)
         return {
-            **dict.fromkeys(gtids, self._gtid),
+            **dict.fromkeys(_GTIDS, self._gtid),
             **dict.fromkeys(queries, self._query),
             **dict.fromkeys(KINDS, self._rows),
             **dict.fromkeys(_HEARTBEATS, self._heartbeat),
@@ -268,7 +271,7 @@ class Decoder:
             # What the server had not finished when it went down, it has rolled back.
             self._maps.clear()
             if self._transaction is not None:
-                self._pending.cut(self._transaction, 0, 0)
+                self._pending.cut(self._transaction, 0, self._transaction.bytes_before)
                 self._transaction = None
         elif header.end and self._transaction is not None:
             raise Malformed("the transaction before has no end")
@@ -284,7 +287,10 @@ class Decoder:
 
     def _payload(self, _: Header, reader: Reader) -> Stops:
         for event in ev.payload_events(reader):
-            yield from self._handle(ev.read_header(event), Reader(event, HEADER, len(event)))
+            header = ev.read_header(event)
+            if header.kind in _OUTSIDE:
+                raise Malformed(f"an event of kind {header.kind} is in its payload")
+            yield from self._handle(header, Reader(event, HEADER))
 
     # Transactions.
 
@@ -331,7 +337,7 @@ class Decoder:
 
     def _query(self, header: Header, reader: Reader) -> Stops:
         event = reader.data[reader.place : reader.end]
-        statement = ev.read_query(reader, header).statement
+        statement = ev.read_query(reader, header)
         text = statement.text
         if text == "BEGIN":
             yield from self._bracket(header)
@@ -412,10 +418,10 @@ class Decoder:
         """The changes of an XA transaction that is committed now, as changes of the open transaction."""
         self._now.xid = None
         for header, event in [] if self._now.skipped else events:
-            yield from self._handle(header, Reader(event, 0, len(event)))
+            yield from self._handle(header, Reader(event))
 
     def _touches(self, events: Sequence[tuple[Header, bytes]]) -> bool:
-        maps = (Reader(event, 0, len(event)) for header, event in events if header.kind == BINLOG.TABLE_MAP_EVENT)
+        maps = (Reader(event) for header, event in events if header.kind == BINLOG.TABLE_MAP_EVENT)
         return any(self._described(reader) is not None for reader in maps)
 
     # Rows.

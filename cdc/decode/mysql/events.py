@@ -41,8 +41,8 @@ _HEARTBEAT_END, _HEARTBEAT_FILE, _HEARTBEAT_OFFSET = range(3)
 _ZSTD, _NONE = 0, 255
 
 # MariaDB's GTID_EVENT.
-STANDALONE, GROUP_COMMIT, PREPARED_XA, COMPLETED_XA = 0x01, 0x02, 0x40, 0x80
-_MULTI_ENGINE, START_ALTER, COMMIT_ALTER, ROLLBACK_ALTER = 0x01, 0x02, 0x04, 0x08
+STANDALONE, _GROUP_COMMIT, PREPARED_XA, _COMPLETED_XA = 0x01, 0x02, 0x40, 0x80
+_START_ALTER, _ROLLBACK_ALTER = 0x02, 0x08  # of its second byte of flags
 
 
 class Malformed(Exception):
@@ -79,14 +79,6 @@ class Gtid:
 
 
 @dataclass(frozen=True, slots=True)
-class Query:
-    """A QUERY_EVENT: SQL text, as the session's character set has it."""
-
-    statement: Statement
-    thread_id: int
-
-
-@dataclass(frozen=True, slots=True)
 class Description:
     """A FORMAT_DESCRIPTION_EVENT. `started`: the server began this file when it started. `checksum`: events end with a CRC32."""
 
@@ -95,12 +87,12 @@ class Description:
 
 
 class Reader:
-    """Reads bytes front to back, up to `end`. Raises Malformed for what would go beyond."""
+    """Reads bytes front to back, from `place` up to `end`. Raises Malformed for what would go beyond."""
 
     __slots__ = ("data", "end", "place")
 
-    def __init__(self, data: bytes, place: int, end: int) -> None:
-        self.data, self.place, self.end = data, place, end
+    def __init__(self, data: bytes, place: int = 0, end: int | None = None) -> None:
+        self.data, self.place, self.end = data, place, len(data) if end is None else end
 
     @property
     def left(self) -> int:
@@ -158,7 +150,7 @@ def checksum_fits(event: bytes, header: Header) -> bool:
 
 def read_description(event: bytes) -> Description:
     """Raises Malformed for a format other than that of MySQL 5.6 and MariaDB 10 and later."""
-    reader = Reader(event, HEADER, len(event))
+    reader = Reader(event, HEADER)
     version, _, created, header = reader.uint(2), reader.take(50), reader.uint(4), reader.uint(1)
     if version != _VERSION or header != HEADER or reader.left <= CRC + BINLOG.TABLE_MAP_EVENT:
         raise Malformed("it describes a format of before MySQL 5.6")
@@ -182,7 +174,7 @@ def read_heartbeat(reader: Reader, header: Header) -> tuple[str, int]:
         return reader.rest().decode(), offset
     file, offset = "", 0
     while (field := reader.packed()) != _HEARTBEAT_END:
-        value = Reader(content := reader.counted(), 0, len(content))
+        value = Reader(reader.counted())
         if field == _HEARTBEAT_FILE:
             file = value.rest().decode()
         elif field == _HEARTBEAT_OFFSET:
@@ -247,19 +239,19 @@ def _signed(value: int) -> int:
 
 def _read_mariadb_gtid(reader: Reader, header: Header) -> Gtid:
     number, domain, flags = reader.uint(8), reader.uint(4), reader.uint(1)
-    if flags & GROUP_COMMIT:
+    if flags & _GROUP_COMMIT:
         reader.take(8)
     xid = None
-    if flags & (PREPARED_XA | COMPLETED_XA):
+    if flags & (PREPARED_XA | _COMPLETED_XA):
         kind, gtrid_size, bqual_size = reader.uint(4), reader.uint(1), reader.uint(1)
         xid = (kind, reader.take(gtrid_size), reader.take(bqual_size))
     more = reader.uint(1) if reader.left else 0
-    return Gtid(f"{domain}-{header.server_id}-{number}", None, flags, not more & (START_ALTER | ROLLBACK_ALTER), xid)
+    return Gtid(f"{domain}-{header.server_id}-{number}", None, flags, not more & (_START_ALTER | _ROLLBACK_ALTER), xid)
 
 
-def read_query(reader: Reader, header: Header) -> Query:
+def read_query(reader: Reader, header: Header) -> Statement:
     """QUERY_EVENT, QUERY_COMPRESSED_EVENT or EXECUTE_LOAD_QUERY_EVENT."""
-    thread_id, _, database_size, error, variables_size = (reader.uint(size) for size in (4, 4, 1, 2, 2))
+    _, _, database_size, error, variables_size = (reader.uint(size) for size in (4, 4, 1, 2, 2))
     if header.kind == BINLOG.EXECUTE_LOAD_QUERY_EVENT:
         reader.take(13)  # a file, where its name stands in the text, and what to do with duplicates
     sql_mode, collation = _read_variables(reader.take(variables_size))
@@ -267,7 +259,7 @@ def read_query(reader: Reader, header: Header) -> Query:
     if reader.take(1) != b"\0":
         raise Malformed("a text in it does not end")
     text = decompressed(reader) if header.kind == QUERY_COMPRESSED else reader.rest()
-    return Query(Statement(_decoded(text, collation), database, sql_mode, error), thread_id)
+    return Statement(_decoded(text, collation), database, sql_mode, error)
 
 
 # Sizes of a query's status variables, up to those we want; `charset` is always written before any that is not listed.
@@ -277,7 +269,7 @@ _SQL_MODE, _OLD_CATALOG, _CHARSET, _TIME_ZONE, _CATALOG = 1, 2, 4, 5, 6
 
 def _read_variables(variables: bytes) -> tuple[int, int]:
     """sql_mode, and the collation of character_set_client (0 where not told)."""
-    reader = Reader(variables, 0, len(variables))
+    reader = Reader(variables)
     sql_mode = collation = 0
     while reader.left:
         code = reader.uint(1)
@@ -370,8 +362,7 @@ def payload_events(reader: Reader) -> Iterator[bytes]:
     """The events of a TRANSACTION_PAYLOAD_EVENT, without checksums, decompressed piece by piece. Raises Malformed."""
     compression, size, whole = -1, -1, None
     while (field := reader.packed()) != _PAYLOAD_END:
-        content = reader.counted()
-        value = Reader(content, 0, len(content))
+        value = Reader(reader.counted())
         if field == _PAYLOAD_COMPRESSION:
             compression = value.packed()
         elif field == _PAYLOAD_SIZE:

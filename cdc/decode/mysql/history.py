@@ -71,7 +71,7 @@ def traced(
     index: str = PRIMARY,
 ) -> Shape:
     """A table as it is known, before any alteration. `charset`: its default character set; `index`: the key's."""
-    now = tuple(TracedColumn(name, my_type, origin=name) for name, my_type in columns)
+    now = tuple(TracedColumn(name, my_type, nullable=False if name in key else None, origin=name) for name, my_type in columns)
     return Shape(source, table, now, key, index, charset, frozenset(column.name for column in now))
 
 
@@ -86,9 +86,7 @@ def altered(shape: Shape, alterations: Sequence[Alteration], strict: bool) -> Sh
     columns = _columns(shape, needed, strict)
     if any(isinstance(a, SetCharset) and a.convert for a in needed):
         columns = [_retyped(column, _in_table_charset(column.type, shape.charset)) for column in columns]
-    shape = _with_key(replace(shape, columns=tuple(columns)), needed)
-    now = (_refusing_null(column, strict) if column.name in shape.key else column for column in shape.columns)
-    return replace(shape, columns=tuple(now))
+    return _with_key(replace(shape, columns=tuple(columns)), needed, strict)
 
 
 def _applies(alteration: Alteration, present: set[str]) -> bool:
@@ -158,7 +156,7 @@ def _added(shape: Shape, definition: ColumnDefinition) -> TracedColumn:
 
 def _changed(shape: Shape, column: TracedColumn, definition: ColumnDefinition, strict: bool) -> TracedColumn:
     """Where NULL is no longer allowed a session that is not strict puts 0 or ''; AUTO_INCREMENT puts numbers."""
-    had_nulls = column.nullable is not False and column.name not in shape.key
+    had_nulls = column.nullable is not False
     renewed = definition.generated or (had_nulls and (definition.auto_increment or (definition.nullable is not True and not strict)))
     column = replace(column, name=definition.name, nullable=definition.nullable, filled=column.filled or renewed)
     return _retyped(column, _type(shape, definition.type))
@@ -168,11 +166,6 @@ def _retyped(column: TracedColumn, to: MyType | DeclaredType | None) -> TracedCo
     """With another type. What comes of a type that is not known may have lost something on the way."""
     kept = isinstance(column.type, MyType) and (to is None or isinstance(to, DeclaredType) or holds(column.type, to))
     return replace(column, type=to, filled=column.filled if kept else True)
-
-
-def _refusing_null(column: TracedColumn, strict: bool) -> TracedColumn:
-    """A column of the primary key."""
-    return column if column.nullable is False else replace(column, nullable=False, filled=column.filled or not strict)
 
 
 def _not(nullable: bool | None) -> bool | None:
@@ -193,8 +186,28 @@ def _in_table_charset(my_type: MyType | DeclaredType | None, charset: str | None
     return None if charset is None else converted(my_type, charset)
 
 
-def _with_key(shape: Shape, alterations: Sequence[Alteration]) -> Shape:
-    """The key after the alterations, where they drop it, name its columns or its index anew, or make another."""
+def _with_key(shape: Shape, alterations: Sequence[Alteration], strict: bool) -> Shape:
+    """The key after the alterations. Its columns refuse NULL: a session that is not strict puts 0 or '' in those that are new in it."""
+    renamed = {a.name.lower(): a.to.lower() for a in alterations if isinstance(a, RenameColumn)}
+    renamed |= {a.name.lower(): a.column.name.lower() for a in alterations if isinstance(a, ChangeColumn)}
+    without_null = {renamed.get(name.lower(), name.lower()) for name in shape.key}
+    index, key = _kept_key(shape, alterations)
+    key = [renamed.get(name, name) for name in key]
+    for alteration in alterations:
+        match alteration:
+            case AddKey(names, if_needed) if not (if_needed and key and index == PRIMARY):
+                index, key = PRIMARY, [name.lower() for name in names]
+            case AddColumn(definition) | ChangeColumn(_, definition) if definition.primary:
+                index, key = PRIMARY, [definition.name.lower()]
+    columns = {column.name.lower(): column for column in shape.columns}
+    for name in [name for name in key if name in columns and columns[name].nullable is not False]:
+        kept = strict or name in without_null
+        columns[name] = replace(columns[name], nullable=False, filled=columns[name].filled if kept else True)
+    return replace(shape, columns=tuple(columns.values()), index=index, key=tuple(columns[name].name for name in key if name in columns))
+
+
+def _kept_key(shape: Shape, alterations: Sequence[Alteration]) -> tuple[str, list[str]]:
+    """The index, and what the alterations leave of the key, by names as they were."""
     index, key = shape.index, [name.lower() for name in shape.key]
     for alteration in alterations:
         match alteration:
@@ -206,17 +219,7 @@ def _with_key(shape: Shape, alterations: Sequence[Alteration]) -> Shape:
                 key = []
             case RenameIndex(name, to) if name.lower() == index.lower():
                 index = to
-    renamed = {a.name.lower(): a.to.lower() for a in alterations if isinstance(a, RenameColumn)}
-    renamed |= {a.name.lower(): a.column.name.lower() for a in alterations if isinstance(a, ChangeColumn)}
-    key = [renamed.get(name, name) for name in key]
-    for alteration in alterations:
-        match alteration:
-            case AddKey(names, if_needed) if not (if_needed and key and index == PRIMARY):
-                index, key = PRIMARY, [name.lower() for name in names]
-            case AddColumn(definition) | ChangeColumn(_, definition) if definition.primary:
-                index, key = PRIMARY, [definition.name.lower()]
-    spelled = {column.name.lower(): column.name for column in shape.columns}
-    return replace(shape, index=index, key=tuple(spelled[name] for name in key if name in spelled))
+    return index, key
 
 
 def settled(shape: Shape, wire: Sequence[WireColumn]) -> Shape:

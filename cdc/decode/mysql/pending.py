@@ -223,7 +223,11 @@ class Captured:
         assert field is not None
         if column.compressed:
             values = [value and _decompressed(value) for value in values]
-        texts = {row: value.decode() for row, value in enumerate(values) if value and value[0] >= TEXT} if column.code == FIELD_TYPE.JSON else {}
+        texts = (
+            {row: value.decode() for row, value in enumerate(values) if value and value[0] >= TEXT}
+            if column.code == FIELD_TYPE.JSON
+            else {}
+        )
         if texts:
             values = [None if row in texts else value for row, value in enumerate(values)]
         array, *more = field.from_wire(column, values, self.schema.table)

@@ -196,8 +196,7 @@ class Walker:
             raise Malformed("its rows are not of the table's shape")
         images = [self._image(reader.take((width + 7) // 8)) for _ in range(2 if op == UPDATE else 1)]
         if kind in _COMPRESSED:
-            content = decompressed(reader)
-            reader = Reader(content, 0, len(content))
+            reader = Reader(decompressed(reader))
         if not any(image.places for image in images):
             # Of rows without a value not even the number is told.
             raise SchemaUnknown("binlog.image", table=self._name, column=1)

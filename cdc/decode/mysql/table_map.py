@@ -50,7 +50,7 @@ def read_table_map(reader: Reader, mariadb: bool) -> TableMap:
     if count > _COLUMNS_MAX:
         raise Malformed("it has too many columns")
     codes = reader.take(count)
-    metas = Reader(described := reader.counted(), 0, len(described))
+    metas = Reader(reader.counted())
     kinds = [_kind(code, metas) for code in codes]
     if metas.left:
         raise Malformed("a length in it is wrong")
@@ -126,7 +126,7 @@ def _read_optional(reader: Reader, columns: Sequence[WireColumn], mariadb: bool)
     key: tuple[int, ...] | None = None
     while reader.left:
         kind = reader.uint(1)
-        value = Reader(content := reader.counted(), 0, len(content))
+        value = Reader(reader.counted())
         if kind in (_SIMPLE_KEY, _PREFIX_KEY):
             # With prefixes each column is followed by the prefix's length: rows that differ there differ in the column.
             key = tuple(_numbers(value, 0))[:: kind - _SIMPLE_KEY + 1]

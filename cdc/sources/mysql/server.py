@@ -67,8 +67,8 @@ def identify(connection: Connection) -> Server:
 def head(connection: Connection, server: Server) -> BinlogPosition:
     """The end of the log, now; `born` is not looked up.
 
-    Its GTIDs are those committed just before: transactions that are being committed meanwhile may be before the place and not among
-    them, but none that is after it is. Raises SourceError if the server writes no log.
+    No transaction after the place is among its GTIDs, but not all before it are: those being committed just then may be missing, none of
+    which can have written to a table that is locked meanwhile. MySQL's next PREVIOUS_GTIDS_LOG_EVENT names them.
     """
     executed = _gtid_position(connection) if server.mariadb else None
     modern = not server.mariadb and server.version >= (8, 2)
@@ -168,10 +168,16 @@ def _compare(name: str, config: SourceConfig, sizes: dict[str, int], position: B
 
 
 def _missing(connection: Connection, gtids: Gtids | None, own: bool) -> str:
-    """Which of our transactions the server does not know. A MariaDB domain may have been deleted from the state of our own server."""
+    """Which of our transactions the server does not know.
+
+    Our own MySQL may be committing some still: the log is sent before, and waiting for a semi-synchronous replica takes its time. From our
+    own MariaDB's state a domain may have been deleted.
+    """
     if isinstance(gtids, GtidSet):
+        ((owned,),) = query(connection, "SELECT @@GLOBAL.gtid_owned")  # first, as transactions move from here to there
         ((executed,),) = query(connection, "SELECT @@GLOBAL.gtid_executed")
-        return str(gtids.difference(GtidSet.parse(executed)))
+        committing = GtidSet.parse(re.sub(r"#\d+", "", owned)) if own else GtidSet()
+        return str(gtids.difference(GtidSet.parse(executed)).difference(committing))
     if not gtids:
         return ""
     ((state,),) = query(connection, "SELECT @@GLOBAL.gtid_binlog_state")
