@@ -336,7 +336,7 @@ def test_parallel_ranges_broken_off_again_and_again(any_mysql_database: MyDataba
     for number in range(2, 50):
         found.read = 0
         with reading(settings, number, found.progress) as reader:
-            found.take(reader, 7)
+            found.take(reader, 30)
             if reader.finished:
                 break
     assert found.of("orders") == as_it_is(settings, "orders")
@@ -473,10 +473,10 @@ def test_columns_are_those_of_row_events(any_mysql_database: MyDatabase) -> None
         settings = config(database, *made)
         tables, maps = tables_of(settings), row_events_of(database, settings)
         for name, table in tables.items():
-            columns = [column.name for column in maps[name].columns]
-            assert columns[: len(columns) - table.hidden] == [column.name for column in table.columns]
+            carried = [column.name for column in maps[name].columns]
+            assert carried[: len(carried) - table.hidden] == [column.name for column in table.columns]
             assert table.hidden == (2 if name == hidden else 0)
-            key = tuple(columns[place] for place in maps[name].key or ())
+            key = tuple(carried[place] for place in maps[name].key or ())
             assert key == table.key
         assert [column.generated for column in tables["plain"].columns] == ["", "", "virtual", "stored", "", ""]
         assert [column.name for column in tables["plain"].columns if column.invisible] == ["i"]
@@ -659,6 +659,7 @@ def test_a_server_too_far_away_to_hold_its_locks_but_for_a_blink(any_mysql_datab
         monkeypatch.setattr(lock, "BLOCKED_SECONDS", 0.0)
         with pytest.raises(SourceUnavailable) as raised, reading(settings):
             pass
+        poll(lambda: not proxy.connections, "connections are left")
     assert raised.value.code == "mysql_snapshot.slow"
 
 

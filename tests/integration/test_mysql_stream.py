@@ -276,8 +276,8 @@ def test_silence_is_noticed(any_mysql_database: MyDatabase, monkeypatch: pytest.
     monkeypatch.setattr(replication, "DEAD_SECONDS", 4.0)
     server = any_mysql_database.server
     with Proxy(server.host, server.port) as proxy:
+        before = here(config(any_mysql_database.url))
         settings = config(any_mysql_database.url.replace(f":{server.port}/", f":{proxy.port}/"))
-        before = here(settings)
         with streaming(settings, FromFile(before.file, before.offset)) as stream:
             for _ in range(5):
                 stream.receive([], 1 << 20, 1.0)
@@ -285,8 +285,8 @@ def test_silence_is_noticed(any_mysql_database: MyDatabase, monkeypatch: pytest.
             with pytest.raises(SourceUnavailable, match="has sent nothing for 4 s") as raised:
                 read(stream, lambda _: False)
             assert raised.value.code == "source.silent"
-            proxy.thaw()
             proxy.reset()
+            proxy.thaw()
             with pytest.raises(SourceUnavailable):
                 read(stream, lambda _: False)
 
@@ -297,6 +297,7 @@ def test_a_mute_server_is_given_up(mysql: RunningMySQL) -> None:
         settings = config(f"mysql://root@127.0.0.1:{proxy.port}/mysql", options={"connect_timeout": "1"})
         with pytest.raises(SourceUnavailable, match=f"127.0.0.1:{proxy.port}/mysql"):
             connect("shop", settings)
+        proxy.reset()
         proxy.thaw()
         proxy.refuse()
         with pytest.raises(SourceUnavailable, match="refused"):
@@ -307,8 +308,8 @@ def test_a_mute_server_is_given_up(mysql: RunningMySQL) -> None:
             proxy.freeze()
             with pytest.raises(SourceUnavailable), translated("shop", settings):
                 query(connection, "SELECT 1")
-        proxy.thaw()
         proxy.reset()
+        proxy.thaw()
 
 
 def test_a_server_that_stops_or_dies(server: MySQLServer) -> None:

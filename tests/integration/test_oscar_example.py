@@ -39,8 +39,9 @@ def oscar() -> Path:
 
     def fill(folder: Path) -> None:
         venv.create(folder, with_pip=True)
-        pip = [folder / "bin" / "python", "-m", "pip", "--quiet", "--disable-pip-version-check"]
-        done = subprocess.run([*pip, "install", "--requirement", requirements], capture_output=True, text=True, timeout=400, check=False)
+        pip = [str(folder / "bin" / "python"), "-m", "pip", "--quiet", "--disable-pip-version-check"]
+        command = [*pip, "install", "--requirement", str(requirements)]
+        done = subprocess.run(command, capture_output=True, text=True, timeout=400, check=False)
         if done.returncode != 0:
             raise NotAvailable(f"django-oscar: {done.stderr[-2000:]}")
 
@@ -65,7 +66,7 @@ def test_the_books_of_an_oscar_shop(flavour: str, oscar: Path, tmp_path: Path) -
 
 def _trade(oscar: Path, database: MyDatabase, seed: int) -> None:
     settings = {"OSCAR_DATABASE_URL": database.url, "OSCAR_PASSWORD": database.server.password, "PYTHONDONTWRITEBYTECODE": "1"}
-    command = [oscar, EXAMPLE / "shop.py", "--orders", str(ORDERS), "--seed", str(seed)]
+    command = [str(oscar), str(EXAMPLE / "shop.py"), "--orders", str(ORDERS), "--seed", str(seed)]
     done = subprocess.run(command, env=os.environ | settings, capture_output=True, text=True, timeout=600, check=False)
     assert done.returncode == 0, done.stderr
     assert f"{ORDERS} of {ORDERS} orders" in done.stdout

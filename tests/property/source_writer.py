@@ -21,6 +21,7 @@ _ORDERS = """CREATE TABLE orders (shop bigint, no varchar(40), status varchar(10
 _FEES = "CREATE TABLE fees (kind varchar(10), amount decimal(12,2))"
 _MARKS = "CREATE TABLE marks (n bigint PRIMARY KEY)"
 
+TWO_PHASE = 1  # the session whose transactions can be prepared
 Setting = tuple[str, str]  # a variable of the server and its value
 
 
@@ -141,11 +142,10 @@ class Writer:
             "roll back": self._roll_back,
             "prepare": self._prepare,
             "decide": self._decide,
-            "two-phase": self._two_phase,
             "savepoint": self._savepoint,
             "back": self._back,
             "elsewhere": self._elsewhere,
-            "rotate": lambda: self._admin(kind.rotate),
+            "rotate": self._rotate,
             "setting": self._set,
         }
 
@@ -191,6 +191,9 @@ class Writer:
             )  # locks the rows that are written, not what is between
             ((self._threads[who],),) = session.execute("SELECT connection_id()")
 
+    def _rotate(self) -> None:
+        self._admin(self.kind.rotate)
+
     def _set(self, pick: int) -> None:
         if self.kind.settings:
             name, value = self.kind.settings[pick % len(self.kind.settings)]
@@ -202,8 +205,8 @@ class Writer:
     def _opened(self, who: int) -> Open:
         return self._open[who] or self._begin(who)
 
-    def _begin(self, who: int, name: str | None = None) -> Open:
-        session = self._sessions[who]
+    def _begin(self, who: int) -> Open:
+        session, name = self._sessions[who], f"{self.database.name}-{next(self._numbers)}" if who == TWO_PHASE else None
         for setting in self._settings.keys() & self.kind.session:
             session.execute(f"SET SESSION {setting} = {self._settings[setting]}")
         if name and not session.cascades:
@@ -211,10 +214,6 @@ class Writer:
         whole = not self.kind.tells_defaults and self._settings.get("binlog_row_image", "FULL") != "FULL"
         self._open[who] = begun = Open(name=name, whole=whole)
         return begun
-
-    def _two_phase(self, who: int) -> None:
-        if self._open[who] is None:
-            self._begin(who, f"{self.database.name}-{next(self._numbers)}")
 
     def _commit(self, who: int) -> None:
         if (ended := self._end(who, "COMMIT '{}' ONE PHASE", lambda session: session.commit())) is not None:
@@ -236,13 +235,13 @@ class Writer:
         self._open[who] = None
         return ended
 
-    def _prepare(self, who: int) -> None:
+    def _prepare(self) -> None:
         """The first phase. The session goes: others may decide only then, in MariaDB."""
-        prepared, session = self._open[who], self._sessions[who]
-        if prepared is None or prepared.name is None:
+        prepared, session = self._open[TWO_PHASE], self._sessions[TWO_PHASE]
+        if prepared is None:
             return
         if not prepared.changes:  # servers forget those at once
-            self._roll_back(who)
+            self._roll_back(TWO_PHASE)
             return
         if session.cascades:
             session.execute(f"PREPARE TRANSACTION '{prepared.name}'")
@@ -251,9 +250,9 @@ class Writer:
             session.execute(f"XA END '{prepared.name}'")
             session.execute(f"XA PREPARE '{prepared.name}'")
             session.close()
-            poll(lambda: self._threads[who] not in [row[0] for row in self._admin("SHOW PROCESSLIST")], "a session is still there")
-        self._connect(who)
-        self._open[who] = None
+            poll(lambda: self._threads[TWO_PHASE] not in [row[0] for row in self._admin("SHOW PROCESSLIST")], "a session is still there")
+        self._connect(TWO_PHASE)
+        self._open[TWO_PHASE] = None
         self._prepared.append(prepared)
 
     def _decide(self, pick: int, commit: bool) -> None:

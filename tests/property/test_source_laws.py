@@ -129,7 +129,7 @@ class Follower:
         for line in self.store.lines():
             lines.setdefault(line["entry_id"], []).append((line["account"], line["debit"] or Decimal(), line["credit"] or Decimal()))
         told = ("kind", "rule", "row_key", "entry_date", "voucher_key", "summary")
-        return [Entry(*(entry[name] for name in told), frozenset(lines[entry["entry_id"]])) for entry in self.store.entries()]
+        return [Entry(**{name: entry[name] for name in told}, lines=frozenset(lines[entry["entry_id"]])) for entry in self.store.entries()]
 
     def _check(self) -> None:
         """The store shows the source as it was after some transaction, not before the one it showed last; the books say what they must."""

@@ -515,6 +515,8 @@ def test_places() -> None:
         ("ADD x INT PRIMARY KEY", ("x",)),
         ("DROP COLUMN id, ADD id BIGINT AUTO_INCREMENT PRIMARY KEY FIRST", ("id",)),
         ("DROP COLUMN id", ()),
+        ("DROP COLUMN id, ADD id INT", ("id",)),
+        ("DROP COLUMN id, CHANGE total id INT", ()),
         ("CHANGE id no INT", ("no",)),
         ("RENAME COLUMN id TO `no`", ("no",)),
         ("CHANGE id total INT, CHANGE total id INT", ("total",)),

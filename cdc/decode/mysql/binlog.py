@@ -7,7 +7,7 @@ Brackets. MySQL: a GTID event (of any kind, anonymous too), then BEGIN .. XID, C
 GTIDs no such event. MariaDB: a GTID event that is the BEGIN, or says that a statement stands alone. XA: the first phase ends with
 XA_PREPARE, and XA COMMIT or XA ROLLBACK is a transaction of its own; rows count with the second, until when they are kept as events.
 
-Rows are walked at once (`rows`); their values are turned into Arrow some MB at a time (`captured`).
+Rows are walked at once (`rows`); their values are turned into Arrow some MB at a time (`pending`).
 """
 
 from __future__ import annotations
@@ -322,6 +322,7 @@ class Decoder:
         transaction, self._transaction = self._now, None
         if transaction.fragments:
             raise Malformed("the fragments of a rows event before it are not complete")
+        transaction.aside = []
         if transaction.gtid is not None and not transaction.skipped:
             self.gtids = with_gtid(self.gtids, transaction.gtid)
 

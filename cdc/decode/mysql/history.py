@@ -76,12 +76,17 @@ def traced(
 
 
 def altered(shape: Shape, alterations: Sequence[Alteration], strict: bool) -> Shape:
-    """The table after the alterations of one statement. `strict`: of its session. Raises SchemaUnknown if they don't fit the table."""
+    """The table after the alterations of one statement. `strict`: of its session.
+
+    Raises SchemaUnknown if they don't fit the table, and where a column is changed that the statement itself adds, as MariaDB lets it.
+    """
     present = {column.name.lower() for column in shape.columns}
     needed = _in_one_charset([alteration for alteration in alterations if _applies(alteration, present)])
-    for name in (a.name for a in needed if isinstance(a, DropColumn | ChangeColumn | RenameColumn)):
-        if name.lower() not in present:
-            raise SchemaUnknown("ddl.column_missing", source=shape.source, table=shape.table, column=name)
+    dropped = {a.name.lower() for a in needed if isinstance(a, DropColumn)}
+    for alteration in needed:
+        gone = dropped if isinstance(alteration, ChangeColumn | RenameColumn) else set()
+        if isinstance(alteration, DropColumn | ChangeColumn | RenameColumn) and alteration.name.lower() not in present - gone:
+            raise SchemaUnknown("ddl.column_missing", source=shape.source, table=shape.table, column=alteration.name)
     shape = _with_charset(shape, [a for a in needed if isinstance(a, SetCharset)])
     columns = _columns(shape, needed, strict)
     if any(isinstance(a, SetCharset) and a.convert for a in needed):
@@ -207,13 +212,14 @@ def _with_key(shape: Shape, alterations: Sequence[Alteration], strict: bool) -> 
 
 
 def _kept_key(shape: Shape, alterations: Sequence[Alteration]) -> tuple[str, list[str]]:
-    """The index, and what the alterations leave of the key, by names as they were."""
+    """The index, and what the alterations leave of the key, by names as they were. A column dropped and added again stays in it."""
     index, key = shape.index, [name.lower() for name in shape.key]
+    added = {a.column.name.lower() for a in alterations if isinstance(a, AddColumn)}
     for alteration in alterations:
         match alteration:
             case DropIndex(name) if name.lower() == index.lower():
                 key = []
-            case DropColumn(name):
+            case DropColumn(name) if name.lower() not in added:
                 key = [column for column in key if column != name.lower()]
             case ChangeColumn(name, definition) if name.lower() in key and index != PRIMARY and definition.nullable is not False:
                 key = []

@@ -124,9 +124,10 @@ class Catalog:
         ((default,),) = query(connection, "SELECT DATABASE()")
         transactional = {engine for (engine,) in query(connection, _ENGINES)}
         places = {name: split(name, default) for name in names}
-        facts = {
-            database: _facts(connection, database, [t for d, t in places.values() if d == database]) for database, _ in places.values()
-        }
+        wanted: dict[str, list[str]] = {}
+        for database, table in places.values():
+            wanted.setdefault(database, []).append(table)
+        facts = {database: _facts(connection, database, tables) for database, tables in wanted.items()}
         return {
             name: _table(name, database, facts[database][table], transactional)
             for name, (database, table) in places.items()
