@@ -198,4 +198,5 @@ class Heartbeat:
             facts = status.facts(0)
             copy = facts["snapshot"]
             done = text("daemon.log.copy", done=copy["rows_done"], estimated=copy["rows_estimated"]) if copy else ""
+            facts["position"] = (status.position or "-").partition(" ")[0]
             self._log.info("%s%s", text("daemon.log.beat", **facts), done)

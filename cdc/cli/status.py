@@ -81,7 +81,7 @@ def _line(status: dict[str, Any]) -> str:
     parts = [time.strftime("%H:%M:%S"), text(f"cli.status.{status['daemon']}")]
     for source in status["sources"]:
         lag = f"{_seconds(source['lag_seconds'])} {_bytes(source['lag_bytes'])}"
-        parts.append(f"{source['name']} {_state(source)} {source['position'] or '-'} {lag} {source['changes_per_second']:g}/s")
+        parts.append(f"{source['name']} {_state(source)} {(source['position'] or '-').partition(' ')[0]} {lag} {source['changes_per_second']:g}/s")
     return "; ".join(parts)
 
 
@@ -112,7 +112,7 @@ def _cells(source: dict[str, Any]) -> list[Any]:
     return [
         Text(source["name"]),
         Text(_state(source), _COLORS[source["state"]]),
-        Text(source["position"] or "-"),
+        Text(_position(source)),
         Text(_seconds(source["lag_seconds"])),
         Text(_bytes(source["lag_bytes"])),
         Text(_retained(source)),
@@ -137,6 +137,12 @@ def _error(name: str, error: dict[str, Any]) -> list[Any]:
         Text(f"{name}: {error['message']} [{error['code']}] {error['at']}", "red"),
         Text(f"  {text('cli.remedy')}: {error['hint']}") if error["hint"] else Text(""),
     ]
+
+
+def _position(source: dict[str, Any]) -> str:
+    """Of a binlog the file and offset, and the GTIDs on a line of their own."""
+    place, *told = (source["position"] or "-").split(" ")
+    return "\n".join([place, *(value.removeprefix("gtid=") for value in told if value.startswith("gtid="))])
 
 
 def _retained(source: dict[str, Any]) -> str:
