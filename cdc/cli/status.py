@@ -81,7 +81,8 @@ def _line(status: dict[str, Any]) -> str:
     parts = [time.strftime("%H:%M:%S"), text(f"cli.status.{status['daemon']}")]
     for source in status["sources"]:
         lag = f"{_seconds(source['lag_seconds'])} {_bytes(source['lag_bytes'])}"
-        parts.append(f"{source['name']} {_state(source)} {(source['position'] or '-').partition(' ')[0]} {lag} {source['changes_per_second']:g}/s")
+        place = (source["position"] or "-").partition(" ")[0]
+        parts.append(f"{source['name']} {_state(source)} {place} {lag} {source['changes_per_second']:g}/s")
     return "; ".join(parts)
 
 
