@@ -178,11 +178,14 @@ class MySQLServer(RunningMySQL, OwnServer):
         template = once(f"{self.flavour}-{self.version}-data-{made_by}", fill)
         if not self.data.exists():
             shutil.copytree(template / "data", self.data)
-        for path in (self.data, *self.data.rglob("*")):
+        # Of its own: a server that starts removes the temporary tables of others it finds in its folder.
+        (self.folder / "tmp").mkdir(exist_ok=True)
+        for path in (self.folder / "tmp", self.data, *self.data.rglob("*")):
             self.account.own(path)
 
     def _command(self) -> Sequence[str | Path]:
         own = {"bind_address": self.host, "port": self.port, "socket": self._socket, "pid_file": self.folder / "pid"}
+        own["tmpdir"] = self.folder / "tmp"
         settings = {"server_id": self.port, **self.settings, **own}
         options = (f"--{name}={value}" if value != "" else f"--{name}" for name, value in settings.items() if value is not None)
         return [*mysql_template.server_command(self.binaries, self.data), *options]

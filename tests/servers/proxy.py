@@ -182,7 +182,8 @@ async def _end(writers: list[asyncio.StreamWriter], in_order: bool) -> None:
             await asyncio.gather(*(writer.wait_closed() for writer in writers), return_exceptions=True)
             return
     for writer in writers:
-        writer.get_extra_info("socket").setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, RESET_ON_CLOSE)
+        with suppress(OSError):  # closed already
+            writer.get_extra_info("socket").setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, RESET_ON_CLOSE)
         writer.transport.abort()
     await asyncio.gather(*(writer.wait_closed() for writer in writers), return_exceptions=True)
 
