@@ -385,7 +385,7 @@ EFFECTS: list[tuple[str, list[Kind], int | None]] = [
     ("CREATE VIEW v AS SELECT * FROM t", [], 3),
     ("CREATE TRIGGER tr BEFORE INSERT ON t FOR EACH ROW DELETE FROM u", [], 3),
     ("CREATE PROCEDURE p() DELETE FROM t", [], 3),
-    ("CREATE EVENT e ON SCHEDULE AT '2099-01-01' DO TRUNCATE t", [], 3),
+    ("CREATE EVENT e ON SCHEDULE AT '2037-01-01' DO TRUNCATE t", [], 3),
     ("CREATE TEMPORARY TABLE t (a INT)", [], 0),
     ("GRANT SELECT ON t TO cdc", [], 3),
     ("ANALYZE TABLE t", [], 3),

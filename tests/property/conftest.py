@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager
+from dataclasses import dataclass
 
 import pytest
 
@@ -15,15 +16,21 @@ from tests.servers.postgres_binaries import DEFAULT_VERSION
 
 pytest.register_assert_rewrite("tests.property.test_laws")
 
-Databases = Callable[[], AbstractContextManager[AnyDatabase]]
+
+@dataclass(frozen=True)
+class Databases:
+    """Makes new databases on a server of a kind, each dropped when it is left."""
+
+    kind: Kind
+    fresh: Callable[[], AbstractContextManager[AnyDatabase]]
 
 
 @pytest.fixture(scope="session", params=["postgres", *FLAVOURS])
-def databases(request: pytest.FixtureRequest) -> Iterator[tuple[Kind, Databases]]:
-    """Makes new databases on a server of each kind in turn, shared by all tests of a worker."""
+def databases(request: pytest.FixtureRequest) -> Iterator[Databases]:
+    """Of a server of each kind in turn, shared by all tests of a worker."""
     if request.param == "postgres":
         with postgres.running(DEFAULT_VERSION) as server:
-            yield POSTGRES, lambda: postgres.fresh_database(server)
+            yield Databases(POSTGRES, lambda: postgres.fresh_database(server))
     else:
         with mysql.running(request.param) as other:
-            yield MARIADB if other.is_mariadb else MYSQL, lambda: mysql.fresh_database(other)
+            yield Databases(MARIADB if other.is_mariadb else MYSQL, lambda: mysql.fresh_database(other))

@@ -21,7 +21,6 @@ from tests.changes import Row, table
 from tests.property.histories import FAULT, Content, Key, Lines, fee_key, order_key, wanted
 
 MARKS = table("marks", ["n"], n="BIGINT")
-TABLES = ("orders", "fees", "marks")
 SPARE: Key = (0, "spare")
 MANY, MOVED = 3, 4  # the shops of rows that are written many at once
 

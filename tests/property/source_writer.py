@@ -5,7 +5,7 @@ from __future__ import annotations
 import itertools
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, NamedTuple
 
 from tests.changes import Row
 from tests.faults.dialects import AnyDatabase, Session, fetched
@@ -22,7 +22,26 @@ _FEES = "CREATE TABLE fees (kind varchar(10), amount decimal(12,2))"
 _MARKS = "CREATE TABLE marks (n bigint PRIMARY KEY)"
 
 TWO_PHASE = 1  # the session whose transactions can be prepared
-Setting = tuple[str, str]  # a variable of the server and its value
+
+
+class Setting(NamedTuple):
+    """A variable and its value: of the `server`, of the `sessions`, or of `both`."""
+
+    name: str
+    value: str
+    scope: str
+
+
+def _either(name: str, scope: str, *values: str) -> list[Setting]:
+    return [Setting(name, value, scope) for value in values]
+
+
+_LOG_SETTINGS = (
+    *_either("binlog_row_image", "both", "FULL", "MINIMAL", "NOBLOB"),
+    *_either("binlog_row_metadata", "server", "FULL", "MINIMAL"),
+    *_either("binlog_checksum", "server", "CRC32", "NONE"),
+    *_either("max_binlog_size", "server", "1073741824", "4096"),  # a file to each transaction, nearly
+)
 
 
 @dataclass(frozen=True)
@@ -30,7 +49,7 @@ class Kind:
     """What differs between kinds of servers. `one_fee`: WHERE for one row of `fees`, given its kind and amount. `truncate_commits`:
     TRUNCATE is a transaction of its own, and ends the one before it. `gives_way`: a copy that is not read from lets go of its locks.
 
-    `settings`: what a move can set for all that begins after it; `session`: those variables that a session has for itself.
+    `settings`: what a move can set for all that begins after it.
     `tells_defaults`: of an update, a log without whole rows tells all that a reader must know; if not, updates set every column then.
     """
 
@@ -41,7 +60,6 @@ class Kind:
     truncate_commits: bool
     gives_way: bool
     settings: Sequence[Setting] = ()
-    session: frozenset[str] = frozenset()
     tells_defaults: bool = True
 
 
@@ -66,12 +84,11 @@ MYSQL = Kind(
     truncate_commits=True,
     gives_way=True,
     settings=(
-        *(("binlog_row_image", "FULL"), ("binlog_row_image", "MINIMAL"), ("binlog_row_image", "NOBLOB")),
-        *(("binlog_row_metadata", "FULL"), ("binlog_row_metadata", "MINIMAL")),
-        *(("binlog_transaction_compression", "ON"), ("binlog_transaction_compression", "OFF")),
-        *(("binlog_rows_query_log_events", "ON"), ("binlog_rows_query_log_events", "OFF")),
+        *_LOG_SETTINGS,
+        *_either("binlog_transaction_compression", "both", "ON", "OFF"),
+        *_either("binlog_rows_query_log_events", "both", "ON", "OFF"),
+        *_either("gtid_next", "sessions", "'AUTOMATIC:blue'", "'AUTOMATIC'"),
     ),
-    session=frozenset(("binlog_row_image", "binlog_transaction_compression", "binlog_rows_query_log_events")),
 )
 MARIADB = Kind(
     statements=(_ORDERS, _FEES, _MARKS, "CREATE TABLE elsewhere (n bigint) ENGINE = MyISAM"),
@@ -81,11 +98,12 @@ MARIADB = Kind(
     truncate_commits=True,
     gives_way=True,
     settings=(
-        *(("binlog_row_image", "FULL"), ("binlog_row_image", "MINIMAL"), ("binlog_row_image", "NOBLOB")),
-        *(("binlog_row_metadata", "FULL"), ("binlog_row_metadata", "MINIMAL"), ("binlog_row_metadata", "NO_LOG")),
-        *(("log_bin_compress", "ON"), ("log_bin_compress", "OFF"), ("log_bin_compress_min_len", "10"), ("log_bin_compress_min_len", "256")),
+        *_LOG_SETTINGS,
+        *_either("binlog_row_metadata", "server", "NO_LOG"),
+        *_either("log_bin_compress", "server", "ON", "OFF"),
+        *_either("log_bin_compress_min_len", "server", "10", "256"),
+        *_either("gtid_domain_id", "sessions", "1", "0"),
     ),
-    session=frozenset(("binlog_row_image",)),
     tells_defaults=False,
 )
 
@@ -112,8 +130,8 @@ class Writer:
         self.database, self.kind, self.history = database, kind, History()
         self.copying = False  # a copy may have locks on the tables
         self._numbers = itertools.count(1)
-        self._settings: dict[str, str] = {}
-        self._former = {name: self._admin(f"SELECT @@GLOBAL.{name}")[0][0] for name, _ in kind.settings}
+        self._settings: dict[str, str] = {}  # of sessions
+        self._former = {name: self._admin(f"SELECT @@GLOBAL.{name}")[0][0] for name, _, scope in kind.settings if scope != "sessions"}
         for statement in kind.statements:
             self._admin(statement)
         self._sessions: dict[int, Session] = {}
@@ -196,9 +214,11 @@ class Writer:
 
     def _set(self, pick: int) -> None:
         if self.kind.settings:
-            name, value = self.kind.settings[pick % len(self.kind.settings)]
-            self._admin(f"SET GLOBAL {name} = {value}")
-            self._settings[name] = value
+            name, value, scope = self.kind.settings[pick % len(self.kind.settings)]
+            if scope != "sessions":
+                self._admin(f"SET GLOBAL {name} = {value}")
+            if scope != "server":
+                self._settings[name] = value
 
     # Transactions.
 
@@ -206,21 +226,26 @@ class Writer:
         return self._open[who] or self._begin(who)
 
     def _begin(self, who: int) -> Open:
-        session, name = self._sessions[who], f"{self.database.name}-{next(self._numbers)}" if who == TWO_PHASE else None
-        for setting in self._settings.keys() & self.kind.session:
-            session.execute(f"SET SESSION {setting} = {self._settings[setting]}")
+        session, name = self._sessions[who], self._name() if who == TWO_PHASE else None
+        for setting, value in self._settings.items():
+            session.execute(f"SET SESSION {setting} = {value}")
         if name and not session.cascades:
-            session.execute(f"XA START '{name}'")
+            session.execute(f"XA START {name}")
         whole = not self.kind.tells_defaults and self._settings.get("binlog_row_image", "FULL") != "FULL"
         self._open[who] = begun = Open(name=name, whole=whole)
         return begun
 
+    def _name(self) -> str:
+        number = next(self._numbers)
+        name = f"'{self.database.name}-{number}'"
+        return name if isinstance(self.database, Database) or number % 2 else f"{name}, 'it''s', {number}"
+
     def _commit(self, who: int) -> None:
-        if (ended := self._end(who, "COMMIT '{}' ONE PHASE", lambda session: session.commit())) is not None:
+        if (ended := self._end(who, "COMMIT {} ONE PHASE", lambda session: session.commit())) is not None:
             self.history.commit(ended.changes)
 
     def _roll_back(self, who: int) -> None:
-        self._end(who, "ROLLBACK '{}'", lambda session: session.rollback())
+        self._end(who, "ROLLBACK {}", lambda session: session.rollback())
 
     def _end(self, who: int, xa: str, plain: Callable[[Session], None]) -> Open | None:
         """End a session's transaction; returns it."""
@@ -228,7 +253,7 @@ class Writer:
         if ended is None:
             return None
         if ended.name and not session.cascades:
-            session.execute(f"XA END '{ended.name}'")
+            session.execute(f"XA END {ended.name}")
             session.execute("XA " + xa.format(ended.name))
         else:
             plain(session)
@@ -244,11 +269,11 @@ class Writer:
             self._roll_back(TWO_PHASE)
             return
         if session.cascades:
-            session.execute(f"PREPARE TRANSACTION '{prepared.name}'")
+            session.execute(f"PREPARE TRANSACTION {prepared.name}")
             session.close()
         else:
-            session.execute(f"XA END '{prepared.name}'")
-            session.execute(f"XA PREPARE '{prepared.name}'")
+            session.execute(f"XA END {prepared.name}")
+            session.execute(f"XA PREPARE {prepared.name}")
             session.close()
             poll(lambda: self._threads[TWO_PHASE] not in [row[0] for row in self._admin("SHOW PROCESSLIST")], "a session is still there")
         self._connect(TWO_PHASE)
@@ -262,7 +287,7 @@ class Writer:
         prepared = self._prepared.pop(pick % len(self._prepared))
         verb = "COMMIT" if commit else "ROLLBACK"
         postgres = isinstance(self.database, Database)
-        self._admin(f"{verb} PREPARED '{prepared.name}'" if postgres else f"XA {verb} '{prepared.name}'")
+        self._admin(f"{verb} PREPARED {prepared.name}" if postgres else f"XA {verb} {prepared.name}")
         if commit:
             self.history.commit(prepared.changes)
 

@@ -6,7 +6,7 @@ from __future__ import annotations
 import itertools
 import time
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import replace
 from decimal import Decimal
@@ -30,98 +30,113 @@ from sinks.duckdb import DuckDBSink
 from sinks.memory import MemorySink
 from tests.property.conftest import Databases
 from tests.property.histories import BOOKS, FEES, ORDERS, RULES, SOURCE, order_key
-from tests.property.source_histories import MARKS, TABLES, Entry, History, Moment, Move, Tables, acts
-from tests.property.source_writer import Kind, Writer
+from tests.property.source_histories import MARKS, Entry, History, Moment, Move, Tables, acts
+from tests.property.source_writer import COLUMNS, Writer
 from tests.property.test_laws import Store, assert_sound
 from tests.servers.postgres import Database
 
 PATIENCE_SECONDS = 60
+SCHEMAS = (ORDERS, FEES, MARKS)
+TABLES = [schema.table for schema in SCHEMAS]
 COPY_BROKEN = ("source.table_changed", "mysql_snapshot.gave_way")  # by a TRUNCATE: the daemon opens the source anew
 
 
 class Follower:
     """A source and the store it fills. After each transaction of the store its content is checked against the history.
 
-    `from_start`: the journal holds every entry of the history; else what was posted before the copy is not in it.
+    `from_start`: the journal holds every entry of the history; else what was posted before the copy is not in it. `reached`: how many
+    transactions the store shows. `copied`: all mirrors are their tables. `tables`: what they hold.
     """
 
     def __init__(self, store: Store, writer: Writer, from_start: bool, **options: Any) -> None:
         self.store, self._writer, self._from_start = store, writer, from_start
-        self._config = SourceConfig(url=writer.database.url, tables=list(TABLES), **options)
+        self._config = SourceConfig(url=writer.database.url, tables=TABLES, **options)
         self._source: Source | None = None
-        self._reached = 0  # the moment that the store shows
+        self.reached, self.copied, self.tables = 0, False, Tables()
 
     def open(self) -> None:
-        """Go on from what the store has. With tables to be copied nothing may be open at the source."""
+        """Go on from what the store has. What has to be copied is not while transactions are open: they are committed."""
+        if not self.copied:
+            self._writer.settle()
         if isinstance(self._writer.database, Database):
             self._writer.database.await_free_slots()
         self._source = source = build.source(SOURCE, self._config)
         source.open(self.store.resume())
 
-    def close(self) -> None:
-        """As after a crash: what the pipeline has of an unfinished transaction is gone."""
+    def close(self, drop: bool = False) -> None:
+        """As after a crash: what the pipeline has of an unfinished transaction is gone, and with `drop` a batch that was read."""
+        if drop and self.behind:
+            self._read()
         self.store.pipeline.forget()
         if self._source is not None:
             self._source.close()
         self._source = None
 
-    def read(self) -> MicroBatch | None:
-        """Read, without applying it."""
-        assert self._source is not None
-        return self._source.read()
-
     def step(self) -> MicroBatch | None:
         """Read and apply once."""
+        batch = self._read()
+        if batch is not None and self.store.pipeline.apply([batch]):
+            assert self._source is not None
+            self._source.acknowledge(batch.position)
+            self._look()
+            self._check()
+        return batch
+
+    def _read(self) -> MicroBatch | None:
         assert self._source is not None
         try:
-            batch = self._source.read()
+            return self._source.read()
         except SourceUnavailable as error:
             if error.code not in COPY_BROKEN:
                 raise
-            self.close()
-            self._writer.settle()
-            self.open()
-            return None
-        if batch is not None and self.store.pipeline.apply([batch]):
-            self._source.acknowledge(batch.position)
-            self._check()
-        return batch
+        self.close()
+        self.open()
+        return None
 
     def until(self, done: Callable[[], bool]) -> None:
         """Step until `done`."""
         deadline = time.monotonic() + PATIENCE_SECONDS
         while not done():
-            assert time.monotonic() < deadline, f"the store did not get there: {self.tables()}"
+            assert time.monotonic() < deadline, f"the store did not get there: {self.tables}"
             self.step()
 
+    def until_copied(self) -> None:
+        """Step until all mirrors are their tables."""
+        self.until(lambda: self.copied)
+
     def until_mark(self, number: int) -> None:
-        self.until(lambda: number in self.tables().marks)
-
-    def copied(self) -> bool:
-        """Whether all mirrors are their tables."""
-        snapshots = self.store.resume().snapshots
-        return all(table in snapshots and snapshots[table].state == "done" for table in TABLES)
-
-    def want(self, table: str) -> None:
-        """Have a table copied anew."""
-        store = self.store
-        transaction = store.sink.begin()
-        known = store.checkpoints.load(transaction, SOURCE).snapshots[table]
-        store.checkpoints.record(transaction, SOURCE, replace(known, state="wanted", progress="", rows_done=0))
-        transaction.commit()
+        """Step until a transaction that was waited for is there."""
+        self.until(lambda: number in self.tables.marks)
 
     @property
-    def reached(self) -> int:
-        """How many transactions the store shows."""
-        return self._reached
+    def behind(self) -> bool:
+        """Whether there is something to read."""
+        moments = self._writer.history.moments
+        return not self.copied or moments[-1].tables != moments[self.reached].tables
 
-    def tables(self) -> Tables:
-        """What the mirrors hold."""
-        orders = [dict(zip((c.name for c in ORDERS.columns), row, strict=True)) for row in self.store.mirror(ORDERS).elements()]
-        fees = Counter(row[:2] for row in self.store.mirror(FEES).elements())
-        by_key = {(row["shop"], row["no"]): row for row in orders}
-        assert len(by_key) == len(orders)
-        return Tables(by_key, fees, {n for (n,) in self.store.mirror(MARKS).elements()})
+    def want(self, tables: Iterable[str]) -> None:
+        """Have tables copied anew."""
+        store = self.store
+        transaction = store.sink.begin()
+        for table in sorted(tables):
+            known = store.checkpoints.load(transaction, SOURCE).snapshots[table]
+            store.checkpoints.record(transaction, SOURCE, replace(known, state="wanted", progress="", rows_done=0))
+        transaction.commit()
+        self.copied = False
+
+    def _look(self) -> None:
+        """What the mirrors hold, and whether they are their tables."""
+        transaction = self.store.sink.begin()
+        try:
+            snapshots = self.store.checkpoints.load(transaction, SOURCE).snapshots
+            rows = {schema.table: [row for page in transaction.mirror(schema, None) for row in page.to_pylist()] for schema in SCHEMAS}
+        finally:
+            transaction.rollback()
+        self.copied = all(table in snapshots and snapshots[table].state == "done" for table in TABLES)
+        orders = {(row["shop"], row["no"]): {name: row[name] for name in COLUMNS} for row in rows["orders"]}
+        assert len(orders) == len(rows["orders"])
+        fees = Counter((row["kind"], row["amount"]) for row in rows["fees"])
+        self.tables = Tables(orders, fees, {row["n"] for row in rows["marks"]})
 
     def journal(self) -> list[Entry]:
         """What was posted, without order."""
@@ -133,20 +148,20 @@ class Follower:
 
     def _check(self) -> None:
         """The store shows the source as it was after some transaction, not before the one it showed last; the books say what they must."""
-        entries, lines = self.store.entries(), self.store.lines()
-        assert_sound(entries, lines)
-        if not self.copied():
+        entries = self.store.entries()
+        assert_sound(entries, self.store.lines())
+        if not self.copied:
             return
-        history, tables = self._writer.history, self.tables()
-        moments = range(self._reached, len(history.moments))
+        history, tables = self._writer.history, self.tables
+        moments = range(self.reached, len(history.moments))
         fits = (
             n
             for n in moments
             if history.moments[n].tables == tables and (not self._from_start or history.moments[n].entries == len(entries))
         )
         reached = next(fits, None)
-        assert reached is not None, f"no transaction after {self._reached} left this: {tables}, {len(entries)} entries"
-        self._reached = reached
+        assert reached is not None, f"no transaction after {self.reached} left this: {tables}, {len(entries)} entries"
+        self.reached = reached
         self._check_books(history, history.moments[reached])
 
     def _check_books(self, history: History, moment: Moment) -> None:
@@ -186,11 +201,11 @@ def accountant() -> Iterator[Accountant]:
 class Stage:
     """What an example plays on: a database with its writer, and followers with a store each. Leave it to let go of all."""
 
-    def __init__(self, kind: Kind, databases: Databases, accountant: Accountant, folder: Path, durable: bool) -> None:
+    def __init__(self, databases: Databases, accountant: Accountant, folder: Path, durable: bool) -> None:
         self._accountant, self._folder, self._durable = accountant, folder, durable
         self._left = ExitStack()
         try:
-            self.writer = Writer(self._left.enter_context(databases()), kind)
+            self.writer = Writer(self._left.enter_context(databases.fresh()), databases.kind)
             self._left.callback(self.writer.close)
         except BaseException:
             self._left.close()
@@ -216,129 +231,128 @@ Stages = Callable[[], Any]
 
 
 @pytest.fixture(scope="module")
-def stages(databases: tuple[Kind, Databases], accountant: Accountant, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stages]:
+def stages(databases: Databases, accountant: Accountant, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stages]:
     """Makes new stages, whose stores are in memory."""
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(snapshot, "FIRST_ROWS", 3)  # small tables are copied in several chunks too
-        yield _stages(databases, accountant, tmp_path_factory.mktemp("stores"), durable=False)
+    yield from _stages(databases, accountant, tmp_path_factory.mktemp("stores"), durable=False)
 
 
-def _stages(databases: tuple[Kind, Databases], accountant: Accountant, folder: Path, *, durable: bool) -> Stages:
+@pytest.fixture(scope="module")
+def durable_stages(databases: Databases, accountant: Accountant, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stages]:
+    """Makes new stages, whose stores are DuckDB files."""
+    yield from _stages(databases, accountant, tmp_path_factory.mktemp("stores"), durable=True)
+
+
+def _stages(databases: Databases, accountant: Accountant, folder: Path, *, durable: bool) -> Iterator[Stages]:
     @contextmanager
     def new() -> Iterator[Stage]:
-        stage = Stage(*databases, accountant, folder, durable)
+        stage = Stage(databases, accountant, folder, durable)
         try:
             yield stage
         finally:
             stage.close()
 
-    return new
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(snapshot, "FIRST_ROWS", 3)  # small tables are copied in several chunks too
+        yield new
 
 
-Reopenings = list[tuple[int, bool]]  # after how many steps the source is closed, and whether a batch is read and dropped before
+Acts = Sequence[list[Move]]
+Readings = list[tuple[int, bool]]  # how often to read before the source is closed, and whether a batch is read and dropped then
 
 
-def committed_states(stages: Stages, acts: Sequence[list[Move]], size: int) -> None:
-    """Whenever it is looked at, the store shows what the source was after some transaction."""
+def committed_states(stages: Stages, acts: Acts, readings: Readings, size: int) -> None:
+    """Whenever it is looked at, the store shows what the source was after some transaction. Of a source that is closed at its worst: within
+    transactions, and while others are open."""
     with stages() as stage:
         follower = stage.follower(from_start=True, batch_size_max=size)
         follower.open()
-        follower.until(follower.copied)
-        for act in acts:
+        follower.until_copied()
+        for act, (steps, drop) in zip(acts, itertools.chain(readings, itertools.repeat((2, False))), strict=False):
             stage.writer.make(act)
-            last = stage.writer.history.moments[-1]
-            if last.tables != stage.writer.history.moments[follower.reached].tables:
-                follower.step()
-        stage.writer.settle()
-        follower.until_mark(stage.writer.mark())
-        assert follower.reached == len(stage.writer.history.moments) - 1
+            for _ in range(steps):
+                if follower.behind:
+                    follower.step()
+            if drop:
+                follower.close(drop)
+                follower.open()
+        finish(follower, stage.writer)
 
 
-def read_twice(stages: Stages, acts: Sequence[list[Move]], sizes: tuple[int, int], reopenings: Reopenings) -> None:
+def finish(follower: Follower, writer: Writer) -> None:
+    """Commit all, and read it."""
+    writer.settle()
+    follower.until_mark(writer.mark())
+    assert follower.reached == len(writer.history.moments) - 1
+
+
+def read_twice(stages: Stages, acts: Acts, readings: Readings, sizes: tuple[int, int]) -> None:
     """The journal of two stores is the same, entry ids and all."""
     with stages() as stage:
         one, other = (stage.follower(from_start=True, batch_size_max=size) for size in sizes)
         for follower in (one, other):
             follower.open()
-            follower.until(follower.copied)
+            follower.until_copied()
         for act in acts:
             stage.writer.make(act)
-        stage.writer.settle()
-        last = stage.writer.mark()
-        one.until_mark(last)
+        finish(one, stage.writer)
         one.close()
-        for steps, drop in reopenings:
+        for steps, drop in readings:
             for _ in range(steps):
-                if last not in other.tables().marks:
+                if other.behind:
                     other.step()
-            if drop and last not in other.tables().marks:
-                other.read()
-            other.close()
+            other.close(drop)
             other.open()
-        other.until_mark(last)
+        finish(other, stage.writer)
+        one.open()
+        one.until_mark(max(other.tables.marks))
         assert one.store.journal() == other.store.journal()
 
 
-def copied_and_streamed(stages: Stages, acts: Sequence[list[Move]], chunk: int, breaks: Reopenings) -> None:
+def copied_and_streamed(stages: Stages, acts: Acts, readings: Readings, chunk: int) -> None:
     """Tables that have rows are copied, in spite of breaks and of what is written meanwhile, and end as the tables."""
-    first, between, rest = acts[0], acts[1:-1], acts[-1]
     with stages() as stage:
-        writer = stage.writer
-        writer.make(first)
-        writer.settle()
+        stage.writer.make(acts[0])
         follower = stage.follower(from_start=False, snapshot_chunk=chunk, snapshot_workers=1)
         follower.open()
-        broken_copy(follower, writer, between, breaks)
-        writer.make(rest)
-        writer.settle()
-        follower.until_mark(writer.mark())
-        assert follower.reached == len(writer.history.moments) - 1
+        broken_copy(follower, stage.writer, acts[1:-1], readings)
+        stage.writer.make(acts[-1])
+        finish(follower, stage.writer)
 
 
-def broken_copy(follower: Follower, writer: Writer, between: Sequence[list[Move]], breaks: Reopenings) -> None:
+def broken_copy(follower: Follower, writer: Writer, between: Acts, readings: Readings) -> None:
     """Copy while moves are made, and break off."""
     acts = iter(between)
-    for steps, drop in breaks:
+    for steps, drop in readings:
         writer.copying = True
         for _ in range(steps):
             writer.make(next(acts, []))
-            if not follower.copied():
+            if follower.behind:
                 follower.step()
-        if drop and not follower.copied():
-            follower.read()
-        follower.close()
         writer.copying = False
+        follower.close(drop)
         writer.make(next(acts, []))
-        writer.settle()
         follower.open()
     writer.copying = True
-    while not follower.copied():
-        writer.make(next(acts, []))
-        follower.step()
+    follower.until_copied()
     writer.copying = False
 
 
-def copied_anew(stages: Stages, acts: Sequence[list[Move]], tables: set[str], chunk: int, breaks: Reopenings) -> None:
+def copied_anew(stages: Stages, acts: Acts, readings: Readings, tables: set[str], chunk: int) -> None:
     """Tables that were streamed are copied once more: what stands is not posted again."""
     with stages() as stage:
         writer = stage.writer
         follower = stage.follower(from_start=False, snapshot_chunk=chunk, snapshot_workers=1)
         follower.open()
-        follower.until(follower.copied)
+        follower.until_copied()
         writer.make(acts[0])
-        writer.settle()
-        follower.until_mark(writer.mark())
+        finish(follower, writer)
         follower.close()
         known, before = len(writer.history.moments), Counter(follower.journal())
-        for table in sorted(tables):
-            follower.want(table)
+        follower.want(tables)
         writer.make(acts[1])
-        writer.settle()
         follower.open()
-        broken_copy(follower, writer, acts[2:], breaks)
-        writer.settle()
-        follower.until_mark(writer.mark())
-        assert follower.reached == len(writer.history.moments) - 1
+        broken_copy(follower, writer, acts[2:], readings)
+        finish(follower, writer)
         touched = {at for moment in writer.history.moments[known:] for at in moment.touched}
         posted = Counter(follower.journal()) - before
         assert {(entry.rule, entry.row_key) for entry in posted} <= touched, "what nobody touched is posted again"
@@ -346,31 +360,52 @@ def copied_anew(stages: Stages, acts: Sequence[list[Move]], tables: set[str], ch
 
 SIZES = st.sampled_from([100, 1000, 20_000, 16 << 20])
 CHUNKS = st.sampled_from([1, 300, 5000])
-REOPENINGS = st.lists(st.tuples(st.integers(0, 4), st.booleans()), max_size=4)
+READINGS = st.lists(st.tuples(st.integers(0, 4), st.booleans()), max_size=4)
 ANEW = st.sets(st.sampled_from(["orders", "fees"]), min_size=1)
 
 
-@given(acts=acts(4, 10), size=SIZES)
+@given(acts=acts(4, 10), readings=READINGS, size=SIZES)
 @settings(max_examples=25)
-def test_the_store_shows_what_the_source_was_after_a_transaction(stages: Stages, acts: list[list[Move]], size: int) -> None:
-    committed_states(stages, acts, size)
+def test_the_store_shows_what_the_source_was_after_a_transaction(stages: Stages, acts: Acts, readings: Readings, size: int) -> None:
+    committed_states(stages, acts, readings, size)
 
 
-@given(acts=acts(1, 40), sizes=st.tuples(SIZES, SIZES), reopenings=REOPENINGS)
+@given(acts=acts(1, 40), readings=READINGS, sizes=st.tuples(SIZES, SIZES))
 @settings(max_examples=25)
-def test_the_journal_is_equal_however_it_is_read(
-    stages: Stages, acts: list[list[Move]], sizes: tuple[int, int], reopenings: Reopenings
-) -> None:
-    read_twice(stages, acts, sizes, reopenings)
+def test_the_journal_is_equal_however_it_is_read(stages: Stages, acts: Acts, readings: Readings, sizes: tuple[int, int]) -> None:
+    read_twice(stages, acts, readings, sizes)
 
 
-@given(acts=acts(5, 8), chunk=CHUNKS, breaks=REOPENINGS)
+@given(acts=acts(6, 8), readings=READINGS, chunk=CHUNKS)
 @settings(max_examples=25)
-def test_a_copy_and_the_stream_come_to_the_same(stages: Stages, acts: list[list[Move]], chunk: int, breaks: Reopenings) -> None:
-    copied_and_streamed(stages, acts, chunk, breaks)
+def test_a_copy_and_the_stream_come_to_the_same(stages: Stages, acts: Acts, readings: Readings, chunk: int) -> None:
+    copied_and_streamed(stages, acts, readings, chunk)
 
 
-@given(acts=acts(5, 8), tables=ANEW, chunk=CHUNKS, breaks=REOPENINGS)
+@given(acts=acts(6, 8), readings=READINGS, tables=ANEW, chunk=CHUNKS)
 @settings(max_examples=25)
-def test_a_new_copy_posts_nothing_twice(stages: Stages, acts: list[list[Move]], tables: set[str], chunk: int, breaks: Reopenings) -> None:
-    copied_anew(stages, acts, tables, chunk, breaks)
+def test_a_new_copy_posts_nothing_twice(stages: Stages, acts: Acts, readings: Readings, tables: set[str], chunk: int) -> None:
+    copied_anew(stages, acts, readings, tables, chunk)
+
+
+# By name, each law on what is drawn for the larger run: LEDGERTAIL_TEST_PROPERTY_SECONDS=600 pytest -m slow tests/property
+LARGE: dict[str, Callable[[Stages, dict[str, Any]], None]] = {
+    "committed": lambda stages, d: committed_states(stages, d["acts"], d["readings"], d["sizes"][0]),
+    "twice": lambda stages, d: read_twice(stages, d["acts"], d["readings"], d["sizes"]),
+    "copied": lambda stages, d: copied_and_streamed(stages, d["acts"], d["readings"], d["chunk"]),
+    "anew": lambda stages, d: copied_anew(stages, d["acts"], d["readings"], d["tables"], d["chunk"]),
+}
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("law", LARGE)
+@given(
+    acts=acts(12, 15),
+    readings=st.lists(st.tuples(st.integers(0, 6), st.booleans()), max_size=8),
+    sizes=st.tuples(SIZES, SIZES),
+    chunk=CHUNKS,
+    tables=ANEW,
+)
+@settings(max_examples=2000)
+def test_every_law_on_larger_histories(durable_stages: Stages, law: str, **drawn: Any) -> None:
+    LARGE[law](durable_stages, drawn)

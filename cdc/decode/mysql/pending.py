@@ -7,13 +7,14 @@ from array import array
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from itertools import repeat
+from typing import cast
 
 import pyarrow as pa
 from pymysqlreplication.constants import FIELD_TYPE
 
 from cdc.decode.mysql.captured import Changes, Layout
 from cdc.decode.mysql.events import Header, Malformed, Xid, inflate
-from cdc.decode.mysql.rows import TEXT, Value
+from cdc.decode.mysql.rows import Value
 from cdc.decode.mysql.wire import Place
 from cdc.errors import SchemaUnknown, SourceError
 from cdc.types import ABSENT, OLD, OP, ORDINAL, TRANSACTIONS, TRUNCATE, TXN, UPDATE, TableChanges, TableSchema
@@ -221,16 +222,14 @@ class Captured:
     def _convert(self, layout: Layout, index: int, values: Sequence[Value]) -> list[pa.Array]:
         field, column = layout.fields[index], layout.table.columns[index]
         assert field is not None
-        if column.compressed:
-            values = [value and _decompressed(value) for value in values]
-        texts = (
-            {row: value.decode() for row, value in enumerate(values) if value and value[0] >= TEXT}
-            if column.code == FIELD_TYPE.JSON
-            else {}
-        )
-        if texts:
-            values = [None if row in texts else value for row, value in enumerate(values)]
-        array, *more = field.from_wire(column, values, self.schema.table)
+        texts: dict[int, str] = {}
+        raw = cast("Sequence[bytes | None]", values)
+        if column.code == FIELD_TYPE.JSON:
+            texts = {row: value for row, value in enumerate(values) if isinstance(value, str)}
+            raw = [value if isinstance(value, bytes) else None for value in values]
+        elif column.compressed:
+            raw = [value and _decompressed(value) for value in raw]
+        array, *more = field.from_wire(column, raw, self.schema.table)
         if texts:
             array = pa.array([texts.get(row, text) for row, text in enumerate(array.to_pylist())], array.type)
         return [array, *more]

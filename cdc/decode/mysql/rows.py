@@ -27,7 +27,7 @@ from cdc.decode.mysql.wire import TableMap, WireColumn
 from cdc.errors import SchemaUnknown, SourceError
 from cdc.types import DELETE, INSERT, UPDATE
 
-Value = bytes | None
+Value = bytes | str | None  # str: a JSON document that diffs were applied to, as text
 Columns = list[Sequence[Value] | None]  # by column of the table map; None where an image does not carry it
 
 # Rows events by their numbers: the change, and whether they have extra data (version 2).
@@ -46,7 +46,6 @@ KINDS = {
     170: (UPDATE, True),
     171: (DELETE, True),
 }
-TEXT = 0x20  # a JSON document that diffs were applied to is text: it begins with no byte below, a binary one always does
 _COMPRESSED = range(166, 172)
 _PARTIAL_JSON = 1
 _PLANS_MAX = 1024
@@ -260,11 +259,11 @@ class _Unpatched(Exception):
     """Only what changed in a JSON document was logged, and the image before does not have the document."""
 
 
-def _patched(document: Value, diffs: Value) -> bytes:
+def _patched(document: Value, diffs: Value) -> str:
     """The text of a document after diffs."""
-    if document is None or diffs is None:
+    if document is None or not isinstance(diffs, bytes):
         raise _Unpatched
     try:
-        return apply_diffs(document, diffs).encode()
+        return apply_diffs(document, diffs)
     except (binary_json.Malformed, Rejected) as fault:
         raise Malformed(str(fault)) from fault

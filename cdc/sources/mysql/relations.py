@@ -1,14 +1,16 @@
 """Which captured table a table of the binlog is and with which schema, and what statements do to captured tables.
 
-Where the log has the columns' names (binlog_row_metadata=FULL) each table map tells the schema. Where it has not, the schema is the one the
-store knows, carried on by each ALTER TABLE in the log, and every table map must fit it.
+The schema is the one the store knows, carried on by each ALTER TABLE in the log. Where the log has the columns' names
+(binlog_row_metadata=FULL) each table map tells it once more, and also what a statement did that can't be read. Where it has not, every
+table map must fit.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 
-from cdc.decode.mysql.alter import Alteration
+from cdc.decode.mysql.alter import PRIMARY, Alteration, DropIndex
 from cdc.decode.mysql.binlog import Effect, NewSchema, Resolved, Truncate
 from cdc.decode.mysql.ddl import Kind, TableEffect, effects
 from cdc.decode.mysql.evolution import follow
@@ -118,9 +120,8 @@ class Relations:
 
     def _schema_of(self, known: TableSchema, shape: Shape) -> TableSchema:
         """The schema of a shape whose types are all known."""
-        key = shape.key or known.key
         types = [(column.name, column.type) for column in shape.columns if isinstance(column.type, MyType)]
-        return _schema(known, [self._catalog.field(known.table, name, my_type, name in key) for name, my_type in types], key)
+        return _schema(known, [self._catalog.field(known.table, name, my_type, name in shape.key) for name, my_type in types], shape.key)
 
     def _resolved(self, name: str, schema: TableSchema, table_map: TableMap) -> Resolved:
         fields, shown = iter(fields_of(schema)), set(map(id, self._shown(name, table_map)))
@@ -155,9 +156,9 @@ class Relations:
         raise self._fault(name, effect, statement)
 
     def _altered(self, name: str, alterations: Sequence[Alteration], strict: bool) -> list[Effect]:
-        """Carry the shape on. Where the log has no names the schema is to be recorded at once: nothing later would tell it again."""
+        """Carry the schema on, and record it at once: after a restart nothing would tell what rows that were there hold in it."""
         known = self.schemas[name]
-        before = self._shapes.get(name, self._traced(known))
+        before = self._shapes.get(name, self._traced(known, alterations))
         try:
             shape = altered(before, alterations, strict) if before is not None else None
         except SchemaUnknown:
@@ -165,26 +166,33 @@ class Relations:
                 raise
             shape = None
         self._shapes[name] = shape
-        if shape is None or self._named or not all(isinstance(column.type, MyType) for column in shape.columns):
+        if shape is None:
             return []
-        seen = self._schema_of(known, shape)
-        if seen == known:
-            return []
+        typed = all(isinstance(column.type, MyType) for column in shape.columns)
+        seen = self._schema_of(known, shape) if typed else replace(known, key=shape.key)
         follow(known, seen, filled(shape))
+        if not typed or seen == known:
+            return []
         self.schemas[name] = seen
         del self._shapes[name]
         return [NewSchema(seen)]
 
-    def _traced(self, known: TableSchema) -> Shape:
+    def _traced(self, known: TableSchema, alterations: Sequence[Alteration]) -> Shape:
+        """A table before it is altered. Where its key's index is not the one it has now, one that is dropped is taken for it."""
         columns = [(field.name, field.my_type) for field in fields_of(known)]
         table = self._tables[known.table]
         found = query(self._side, _COLLATION, (table.database, table.table))
-        return traced(known.source, known.table, columns, known.key, found[0][0].partition("_")[0] if found else None)
+        index = table.order.index if table.order and table.key == known.key else _first_dropped(alterations)
+        return traced(known.source, known.table, columns, known.key, found[0][0].partition("_")[0] if found else None, index)
 
     def _fault(self, name: str, effect: TableEffect, statement: Statement) -> SchemaUnknown:
         shown = " ".join(statement.text.split())
         shown = shown if len(shown) <= _SHOWN_MAX else f"{shown[:_SHOWN_MAX]}..."
         return SchemaUnknown(_FAULTS[effect.kind], source=self._catalog.source, table=name, action=effect.action, statement=shown)
+
+
+def _first_dropped(alterations: Sequence[Alteration]) -> str:
+    return next((alteration.name for alteration in alterations if isinstance(alteration, DropIndex)), PRIMARY)
 
 
 def _schema(known: TableSchema, fields: Sequence[Field], key: tuple[str, ...]) -> TableSchema:
