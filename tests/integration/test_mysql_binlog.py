@@ -17,7 +17,8 @@ from cdc.decode.mysql.wire import Statement, TableMap
 from cdc.errors import SourceError
 from cdc.types import TableSchema
 from tests.integration.taps import Tap, changed, on_mariadb, run, setting
-from tests.servers.mysql import MyDatabase, rows
+from tests.servers.mysql import MyDatabase, MySQLServer, rows
+from tests.servers.mysql_binaries import FLAVOURS
 
 
 @pytest.fixture
@@ -186,6 +187,28 @@ def test_xa_that_is_decided_later(tap: Tap) -> None:
     tap.file, tap.offset = open_xa
     transactions, tables = tap.changes(skip_until=until, gtids=gtids)
     assert (tables, len(transactions)) == ({"a": [("c", 0, 1, "x")]}, 1)
+
+
+@pytest.mark.parametrize("flavour", FLAVOURS)
+def test_xa_over_a_crash_of_the_server(flavour: str) -> None:
+    with MySQLServer(flavour) as server:
+        name = server.create_database()
+        with closing(server.connect(name)) as connection:
+            tap = Tap(MyDatabase(server, name, connection))
+            run(tap, "CREATE TABLE a (id INT PRIMARY KEY, note TEXT)")
+            for number in (1, 2):
+                with closing(server.connect(name)) as another:
+                    for statement in ("XA START '{0}'", "INSERT INTO a VALUES ({0}, 'x')", "XA END '{0}'", "XA PREPARE '{0}'"):
+                        rows(another, statement.format(number))
+        server.kill()
+        server.start()
+        with closing(server.connect(name)) as connection:
+            tap.database = MyDatabase(server, name, connection)
+            run(tap, "INSERT INTO a VALUES (3, 'after')", "XA ROLLBACK '2'", "XA COMMIT '1'")
+            transactions, tables = tap.changes()
+            assert tables == {"a": [("c", 0, 3, "after"), ("c", 1, 1, "x")]}
+            assert sorted(tap.database.execute("SELECT * FROM a")) == [(1, "x"), (3, "after")]
+            assert {transaction["position"].rpartition(":")[0] for transaction in transactions} == {tap.place()[0]} != {tap.file}
 
 
 def test_compressed_transactions(mysql_tap: Tap) -> None:

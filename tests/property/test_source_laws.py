@@ -303,6 +303,7 @@ def read_twice(stages: Stages, acts: Acts, readings: Readings, sizes: tuple[int,
             other.close(drop)
             other.open()
         finish(other, stage.writer)
+        other.close()
         one.open()
         one.until_mark(max(other.tables.marks))
         assert one.store.journal() == other.store.journal()

@@ -263,6 +263,8 @@ def test_damaged_payloads() -> None:
         good[:-3] + b"\xff\xff\xff",
         good.replace(b"\2\1\0", b"\2\1\7"),
         b"\0" + good[30:],
+        payload((QUERY, query("BEGIN")), (kind, good), (XID, bytes(8)))[1],
+        payload((GTID, gtid(18)))[1],
     ):
         log = Log()
         log.add(GTID, gtid())

@@ -22,7 +22,7 @@ from pymysqlreplication.constants import BINLOG
 from cdc.decode.mysql import events as ev
 from cdc.decode.mysql.captured import Changes, Layout, Resolved
 from cdc.decode.mysql.events import ARTIFICIAL, HEADER, IGNORABLE, Gtid, Header, Malformed, Reader, Xid
-from cdc.decode.mysql.gtid import Gtids, with_gtid
+from cdc.decode.mysql.gtid import Gtids, GtidSet, with_gtid
 from cdc.decode.mysql.pending import Pending, Transaction
 from cdc.decode.mysql.position import file_number, place_text
 from cdc.decode.mysql.rows import KINDS
@@ -40,7 +40,7 @@ _HEARTBEATS = (BINLOG.HEARTBEAT_LOG_EVENT, ev.HEARTBEAT_V2)
 # What tells nothing of rows: what stands between transactions, the text of statements whose rows follow, values a statement uses.
 _IDLE = frozenset(
     (
-        *(BINLOG.STOP_EVENT, BINLOG.PREVIOUS_GTIDS_LOG_EVENT, ev.TRANSACTION_CONTEXT, ev.VIEW_CHANGE),
+        *(BINLOG.STOP_EVENT, ev.TRANSACTION_CONTEXT, ev.VIEW_CHANGE),
         *(BINLOG.MARIADB_BINLOG_CHECKPOINT_EVENT, BINLOG.MARIADB_GTID_GTID_LIST_EVENT),
         *(BINLOG.ROWS_QUERY_LOG_EVENT, BINLOG.MARIADB_ANNOTATE_ROWS_EVENT, BINLOG.IGNORABLE_LOG_EVENT),
         *(BINLOG.INTVAR_EVENT, BINLOG.RAND_EVENT, BINLOG.USER_VAR_EVENT),
@@ -131,6 +131,7 @@ class Decoder:
             BINLOG.XID_EVENT: self._xid,
             BINLOG.XA_PREPARE_EVENT: self._xa_prepare,
             BINLOG.ROTATE_EVENT: self._rotate,
+            BINLOG.PREVIOUS_GTIDS_LOG_EVENT: self._executed,
             BINLOG.FORMAT_DESCRIPTION_EVENT: self._description,
             BINLOG.INCIDENT_EVENT: self._incident,
             BINLOG.MARIADB_START_ENCRYPTION_EVENT: self._encryption,
@@ -275,6 +276,15 @@ class Decoder:
                 self._transaction = None
         elif header.end and self._transaction is not None:
             raise Malformed("the transaction before has no end")
+        return ()
+
+    def _executed(self, _: Header, reader: Reader) -> Stops:
+        """All before this file; also what was being committed, and not yet told of, when our first position was read."""
+        try:
+            executed = GtidSet.decode(reader.take(reader.left))
+        except ValueError:
+            raise Malformed("it is no set of GTIDs") from None
+        self.gtids = executed.union(self.gtids) if isinstance(self.gtids, GtidSet) else executed or self.gtids
         return ()
 
     def _incident(self, _: Header, reader: Reader) -> Stops:

@@ -60,10 +60,8 @@ class Guard(threading.Thread):
                         self._look(tables[first : first + _TABLES_AT_ONCE])
         except BaseException as error:  # noqa: BLE001 the sessions end with it, and their reader raises it
             self.reason = error
-        finally:
-            if self.reason is not None:
-                self._end_sessions()
-            hang_up(self._connection)
+        if self.reason is not None:
+            self._end_sessions()
 
     def _look(self, tables: Sequence[Table]) -> None:
         try:
@@ -82,5 +80,6 @@ class Guard(threading.Thread):
     def end(self) -> None:
         """Stop watching. Never raises."""
         self._stop_asked.set()
-        if self.is_alive():
+        if self.ident is not None:
             self.join(timeout=5)
+        hang_up(self._connection)
