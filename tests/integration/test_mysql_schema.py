@@ -1,19 +1,19 @@
-"""Tables that change while they are captured, on real servers: rows follow, or it halts and the remedy works. The numbers are those of the hard cases."""
+"""Tables that change while they are captured, on real servers: rows follow, or it halts and the remedy works.
+
+The numbers are those of the hard cases.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Iterator
-from contextlib import contextmanager
-from pathlib import Path
 from typing import Any
 
 import pytest
 
 from cdc.config import SourceConfig
-from cdc.errors import SchemaUnknown, SourceError, SourceUnavailable
+from cdc.errors import SchemaUnknown
 from cdc.protocols import Source
-from tests.integration.installation import Installation
-from tests.integration.replay import Twin, opened, step, streaming, until, until_equal
+from tests.integration.replay import Twin, opened, streaming, until, until_equal
 from tests.servers.mysql import MyDatabase
 from tests.servers.mysql_binaries import FLAVOURS
 
@@ -79,7 +79,12 @@ def test_23_tables_renamed(database: MyDatabase, twin: Twin) -> None:
     run(database, "INSERT INTO t VALUES (1, 1), (2, 2)", "INSERT INTO u VALUES (7, 7)")
     source = streaming(config(database, "t", "u", "mark"), twin)
     run(database, "CREATE TABLE _t_gho LIKE t", "ALTER TABLE _t_gho ADD note varchar(20) DEFAULT 'ghost' AFTER id, ENGINE = InnoDB")
-    run(database, "INSERT INTO _t_gho (id, v) SELECT id, v FROM t", "INSERT INTO t VALUES (3, 3)", "REPLACE INTO _t_gho (id, v) VALUES (3, 3)")
+    run(
+        database,
+        "INSERT INTO _t_gho (id, v) SELECT id, v FROM t",
+        "INSERT INTO t VALUES (3, 3)",
+        "REPLACE INTO _t_gho (id, v) VALUES (3, 3)",
+    )
     passed(database, source, twin)
     run(database, "RENAME TABLE t TO _t_del, _t_gho TO t", "INSERT INTO t (id, v) VALUES (4, 4)", "DROP TABLE _t_del")
     halted(source, twin, "renamed")
@@ -90,7 +95,9 @@ def test_23_tables_renamed(database: MyDatabase, twin: Twin) -> None:
         ("ins", "INSERT", "REPLACE INTO _t_new (id, v) VALUES (NEW.id, NEW.v)"),
     ):
         run(database, f"CREATE TRIGGER pt_osc_{event} AFTER {row} ON t FOR EACH ROW {action}")
-    run(database, "INSERT LOW_PRIORITY IGNORE INTO _t_new (id, v) SELECT id, v FROM t LOCK IN SHARE MODE", "INSERT INTO t VALUES (5, '', 5)")
+    run(
+        database, "INSERT LOW_PRIORITY IGNORE INTO _t_new (id, v) SELECT id, v FROM t LOCK IN SHARE MODE", "INSERT INTO t VALUES (5, '', 5)"
+    )
     run(database, "RENAME TABLE t TO _t_old, _t_new TO t", "DROP TABLE IF EXISTS _t_old", "UPDATE t SET v = 6 WHERE id = 5")
     halted(source, twin, "renamed")
     source = mended(database, twin, "renamed", "t")
@@ -103,7 +110,9 @@ def test_23_tables_renamed(database: MyDatabase, twin: Twin) -> None:
 @whatever_is_logged
 def test_24_columns_that_come_and_go_between_rows(database: MyDatabase, twin: Twin) -> None:
     """While nobody reads; and with a restart between the change and the next row."""
-    run(database, MARK, "CREATE TABLE t (id int PRIMARY KEY, a varchar(5), b int unsigned, c decimal(8,2), gone enum('x', 'y') DEFAULT 'x')")
+    run(
+        database, MARK, "CREATE TABLE t (id int PRIMARY KEY, a varchar(5), b int unsigned, c decimal(8,2), gone enum('x', 'y') DEFAULT 'x')"
+    )
     run(database, "INSERT INTO t VALUES (1, 'a', 4294967295, 1.5, 'x'), (2, 'b', 2, 2.5, 'y')")
     settings = config(database, "t", "mark")
     streaming(settings, twin).close()
@@ -168,7 +177,9 @@ def test_24_changes_that_rows_can_not_follow_halt(database: MyDatabase, twin: Tw
 @whatever_is_logged
 def test_24_a_key_that_is_none_any_more(database: MyDatabase, twin: Twin) -> None:
     """A table whose key is a UNIQUE index: what makes it no key halts, also when it was dropped while nobody read."""
-    run(database, "CREATE TABLE t (a int NOT NULL, b int NOT NULL, v int, UNIQUE u (b, a), KEY other (v))", "INSERT INTO t VALUES (1, 1, 1)")
+    run(
+        database, "CREATE TABLE t (a int NOT NULL, b int NOT NULL, v int, UNIQUE u (b, a), KEY other (v))", "INSERT INTO t VALUES (1, 1, 1)"
+    )
     settings = config(database, "t")
     source = streaming(settings, twin)
     run(database, "ALTER TABLE t DROP KEY other", "ALTER TABLE t RENAME INDEX u TO w", "INSERT INTO t VALUES (1, 2, 1)")

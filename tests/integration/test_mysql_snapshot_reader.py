@@ -86,6 +86,9 @@ class Copied:
         assert self.progress[table].state == "staged"
         return sorted(self.rows[table].values(), key=repr)
 
+    def all(self, settings: SourceConfig) -> dict[str, list[Row]]:
+        return {name: self.of(name) for name in settings.tables}
+
 
 @contextmanager
 def reading(settings: SourceConfig, number: int = 1, known: Mapping[str, SnapshotProgress] | None = None) -> Iterator[snapshot.Reader]:
@@ -112,21 +115,19 @@ def copied(settings: SourceConfig) -> Copied:
         return Copied().take(reader)
 
 
-def as_it_is(settings: SourceConfig, name: str) -> list[Row]:
-    """The rows of a table, by one SELECT of all."""
-    table, catalog = replace(tables_of(settings)[name], order=None), Catalog("shop", settings.types)
+def as_they_are(settings: SourceConfig) -> dict[str, list[Row]]:
+    """The rows of every table, by one SELECT of all."""
+    found, catalog = {}, Catalog("shop", settings.types)
+    tables = tables_of(settings)
     with closing(connect("shop", settings, raw=True)) as connection:
-        fields, schema = catalog.fields(table), catalog.schema(table)
-        statement = selection(table, fields, None, None, None)
-        (block,) = blocks(connection, table, schema, fields, statement, 1 << 40)
-    ((rows,),) = query_as_admin(settings, f"SELECT COUNT(*) FROM {table.sql}")
-    assert block.rows.num_rows == rows
-    return sorted(zip(*(column.to_pylist() for column in block.rows.columns), strict=True), key=repr)
-
-
-def query_as_admin(settings: SourceConfig, statement: str) -> list[Row]:
-    with closing(connect("shop", settings)) as connection:
-        return query(connection, statement)
+        for name, table in tables.items():
+            whole, fields = replace(table, order=None), catalog.fields(table)
+            statement = selection(whole, fields, None, None, None)
+            (block,) = blocks(connection, whole, catalog.schema(table), fields, statement, 1 << 40)
+            ((count,),) = query(connection, f"SELECT COUNT(*) FROM {table.sql}")
+            assert block.rows.num_rows == int(count)
+            found[name] = sorted(zip(*(column.to_pylist() for column in block.rows.columns), strict=True), key=repr)
+    return found
 
 
 KEYS = {
@@ -202,8 +203,7 @@ def test_every_kind_of_key(any_mysql_database: MyDatabase, monkeypatch: pytest.M
         database.execute(f"INSERT INTO zero_{kind} VALUES ('0000-00-00'), ('2020-01-01'), ('2021-01-01')")
     settings = config(database, *names, snapshot_chunk=64, types={f"{name}.k": "text" for name in names if name.startswith("zero")})
     found = copied(settings)
-    for name in settings.tables:
-        assert found.of(name) == as_it_is(settings, name), name
+    assert found.all(settings) == as_they_are(settings)
     walked = {name: table.order is not None for name, table in tables_of(settings).items()}
     assert [name for name, walks in walked.items() if not walks] == [f"k{list(KEYS).index('double')}"]
 
@@ -219,9 +219,8 @@ def test_composed_keys(any_mysql_database: MyDatabase) -> None:
     database.execute(f"INSERT INTO sixteen SELECT {', '.join(f'(n >> {15 - n}) & 1' for n in range(16))} FROM numbers")
     settings = config(database, *COMPOSED, "sixteen", snapshot_chunk=200)
     found, tables = copied(settings), tables_of(settings)
-    for name in settings.tables:
-        assert found.of(name) == as_it_is(settings, name), name
-        assert len(found.of(name)) == 250
+    assert found.all(settings) == as_they_are(settings)
+    assert {len(rows) for rows in found.all(settings).values()} == {250}
     assert tables["unique_only"].key == ("b", "a")
     assert tables["mixed"].order is not None
     assert tables["mixed"].order.sql == "`b`, `a` DESC, `c`"
@@ -253,8 +252,7 @@ def test_a_large_table_is_copied_by_several_threads(any_mysql_database: MyDataba
     assert ranges is not None
     assert len(ranges.left) > 4
     assert found.read == 24_000
-    for name in settings.tables:
-        assert found.of(name) == as_it_is(settings, name)
+    assert found.all(settings) == as_they_are(settings)
 
 
 def test_empty_tables_and_names_of_any_letters(any_mysql_database: MyDatabase) -> None:
@@ -280,7 +278,7 @@ def test_a_table_without_key(any_mysql_database: MyDatabase) -> None:
         assert found.progress["log"].state == "copying"
         known = dict(found.progress)
         found.take(reader)
-    assert found.of("log") == as_it_is(settings, "log")
+    assert found.all(settings) == as_they_are(settings)
     with reading(settings, 2, known) as reader:
         again = Copied().take(reader)
     assert again.of("log") == found.of("log")
@@ -298,8 +296,7 @@ def test_keys_that_have_no_order_to_walk(any_mysql_database: MyDatabase) -> None
     settings = config(database, "prefixed", "hashed")
     tables, found = tables_of(settings), copied(settings)
     assert [(table.key, table.order) for table in tables.values()] == [(("t",), None), (("n",), None)]
-    for name in settings.tables:
-        assert found.of(name) == as_it_is(settings, name)
+    assert found.all(settings) == as_they_are(settings)
 
 
 def session_numbers(found: Copied, table: str) -> set[int]:
@@ -321,7 +318,7 @@ def test_a_copy_broken_off_goes_on_where_it_was(any_mysql_database: MyDatabase, 
     with reading(settings, 2, found.progress) as reader:
         found.take(reader)
     assert found.read + len(before) == 4000
-    now = {row[0]: row for row in as_it_is(settings, "orders")}
+    now = {row[0]: row for row in as_they_are(settings)["orders"]}
     assert {key[0]: row for key, row in found.rows["orders"].items()} == now | {key[0]: row for key, row in before.items()}
     assert session_numbers(found, "orders") == {1, 2}
     assert found.progress["orders"].rows_done == 4000
@@ -338,7 +335,7 @@ def test_parallel_ranges_broken_off_again_and_again(any_mysql_database: MyDataba
             found.take(reader, 30)
             if reader.finished:
                 break
-    assert found.of("orders") == as_it_is(settings, "orders")
+    assert found.all(settings) == as_they_are(settings)
 
 
 @pytest.mark.parametrize(
@@ -367,7 +364,7 @@ def test_what_was_copied_does_not_serve_after_such_a_change(mysql_database: MyDa
             found.take(reader)
     finally:
         database.execute("SET GLOBAL binlog_row_image = 'FULL'")
-    assert found.of("orders") == as_it_is(settings, "orders")
+    assert found.all(settings) == as_they_are(settings)
     assert session_numbers(found, "orders") == {2}
 
 

@@ -19,7 +19,7 @@ from cdc.errors import SchemaUnknown, SourceError
 from cdc.protocols import Source
 from cdc.sources.mysql import MysqlInspection
 from cdc.types import MicroBatch
-from tests.integration.replay import Twin, opened, source_rows, step, streaming, until, until_equal
+from tests.integration.replay import Twin, opened, step, streaming, until, until_equal
 from tests.servers.mysql import MyDatabase, MySQLServer, fresh_database, identifier, rows
 from tests.servers.mysql_binaries import FLAVOURS
 
@@ -135,9 +135,12 @@ def test_20_an_incident(any_mysql_database: MyDatabase, twin: Twin) -> None:
     database = any_mysql_database
     run(database, "CREATE TABLE t (id int PRIMARY KEY, v text) ENGINE = MyISAM")
     source = streaming(config(database, "t"), twin)
-    with setting(database, "max_binlog_stmt_cache_size", 4096), closing(database.server.connect(database.name)) as other:
-        with pytest.raises(pymysql.OperationalError, match="max_binlog_stmt_cache_size"):
-            rows(other, "INSERT INTO t VALUES (1, REPEAT('x', 60000)), (2, REPEAT('x', 60000)), (3, REPEAT('x', 60000))")
+    with (
+        setting(database, "max_binlog_stmt_cache_size", 4096),
+        closing(database.server.connect(database.name)) as other,
+        pytest.raises(pymysql.OperationalError, match="max_binlog_stmt_cache_size"),
+    ):
+        rows(other, "INSERT INTO t VALUES (1, REPEAT('x', 60000)), (2, REPEAT('x', 60000)), (3, REPEAT('x', 60000))")
     halted(source, twin, SourceError, "incident")
     halted(opened(config(database, "t"), twin), twin, SourceError, "incident")
     twin.want("t")
@@ -152,7 +155,9 @@ def test_41_and_42_several_changes_of_a_key(any_mysql_database: MyDatabase, twin
     for begin, commit in (("BEGIN", "COMMIT"), ("DO 0", "DO 0")):
         run(database, begin, *(f"UPDATE t SET id = {new} WHERE id = {old}" for old, new in ((1, 0), (2, 1), (0, 2))))
         run(database, "INSERT INTO t VALUES (9, 'brief')", "UPDATE t SET v = 'briefer' WHERE id = 9", "DELETE FROM t WHERE id = 9")
-        run(database, "DELETE FROM t WHERE id = 3", "INSERT INTO t VALUES (3, 'again')", "UPDATE t SET id = id + 1 ORDER BY id DESC", commit)
+        run(
+            database, "DELETE FROM t WHERE id = 3", "INSERT INTO t VALUES (3, 'again')", "UPDATE t SET id = id + 1 ORDER BY id DESC", commit
+        )
         until_equal(source, twin, database.connection, "t")
         run(database, "UPDATE t SET id = id - 1 ORDER BY id")
     until_equal(source, twin, database.connection, "t")
@@ -294,7 +299,8 @@ def test_22_generated_and_invisible_columns(any_mysql_database: MyDatabase, twin
     run(
         database,
         f"SET SESSION binlog_row_image = {image}",
-        "CREATE TABLE t (id int PRIMARY KEY, a int, hidden int DEFAULT 5 INVISIBLE, twice int AS (a * 2) VIRTUAL, thrice int AS (a * 3) STORED)",
+        "CREATE TABLE t (id int PRIMARY KEY, a int, hidden int DEFAULT 5 INVISIBLE, twice int AS (a * 2) VIRTUAL,"
+        " thrice int AS (a * 3) STORED)",
         "CREATE TABLE u (id int AUTO_INCREMENT PRIMARY KEY INVISIBLE, v text, w int AS (length(v)) VIRTUAL, INDEX (w))",
         "INSERT INTO t (id, a) VALUES (1, 1), (2, NULL)",
         "INSERT INTO u (v) VALUES ('a')",
@@ -443,7 +449,12 @@ def test_32_rows_without_key_are_logged_whole_by_any_setting(any_mysql_database:
     source = streaming(config(database, "t"), twin)
     for image in ("FULL", "NOBLOB", "MINIMAL"):
         run(database, f"SET SESSION binlog_row_image = {image}", "INSERT INTO t VALUES (1, 'x'), (1, 'y')")
-        run(database, "DELETE FROM t WHERE a = 1 LIMIT 1", "UPDATE t SET note = 'y' WHERE a IS NULL", "UPDATE t SET a = 2 WHERE a = 1 LIMIT 1")
+        run(
+            database,
+            "DELETE FROM t WHERE a = 1 LIMIT 1",
+            "UPDATE t SET note = 'y' WHERE a IS NULL",
+            "UPDATE t SET a = 2 WHERE a = 1 LIMIT 1",
+        )
     until_equal(source, twin, database.connection, "t")
     assert twin.schemas["t"].key == ()
 
@@ -483,10 +494,13 @@ def test_34_a_large_event(any_mysql_database: MyDatabase, twin: Twin) -> None:
 
 
 def test_35_foreign_keys_that_change_rows(any_mysql_database: MyDatabase, twin: Twin) -> None:
-    """MySQL logs what a cascade does since 9.6. MariaDB does not: `check` warns, the child's mirror keeps what it had, a new copy mends it."""
+    """MySQL 9.7 logs what a cascade does. MariaDB does not: `check` warns, the child's mirror keeps what it had, a new copy mends it."""
     database = any_mysql_database
     run(database, "CREATE TABLE parent (id int PRIMARY KEY)", "INSERT INTO parent VALUES (1), (2), (3)")
-    run(database, "CREATE TABLE child (id int PRIMARY KEY, p int, FOREIGN KEY (p) REFERENCES parent (id) ON DELETE CASCADE ON UPDATE CASCADE)")
+    run(
+        database,
+        "CREATE TABLE child (id int PRIMARY KEY, p int, FOREIGN KEY (p) REFERENCES parent (id) ON DELETE CASCADE ON UPDATE CASCADE)",
+    )
     run(database, "INSERT INTO child VALUES (10, 1), (20, 2), (30, 3)")
     settings = config(database, "parent", "child")
     source = streaming(settings, twin)
@@ -532,7 +546,13 @@ def test_35_triggers_and_statements_that_change_several_rows(any_mysql_database:
 
 def test_truncate(any_mysql_database: MyDatabase, twin: Twin) -> None:
     database = any_mysql_database
-    run(database, "CREATE TABLE t (id int PRIMARY KEY)", "CREATE TABLE log (v int)", "INSERT INTO t VALUES (1)", "INSERT INTO log VALUES (1), (1)")
+    run(
+        database,
+        "CREATE TABLE t (id int PRIMARY KEY)",
+        "CREATE TABLE log (v int)",
+        "INSERT INTO t VALUES (1)",
+        "INSERT INTO log VALUES (1), (1)",
+    )
     source = streaming(config(database, "t", "log"), twin)
     run(database, "INSERT INTO t VALUES (2)", "TRUNCATE t", "INSERT INTO t VALUES (3)", "TRUNCATE TABLE log", "INSERT INTO log VALUES (2)")
     until_equal(source, twin, database.connection, "t", "log")
@@ -575,7 +595,7 @@ def test_44_names(any_mysql: Any, twin: Twin) -> None:
     import secrets
 
     unique = secrets.token_hex(3)
-    database_name = f"S h`o\"p-订%{unique}"
+    database_name = f'S h`o"p-订%{unique}'
     any_mysql.create_database(database_name)
     try:
         with closing(any_mysql.connect(database_name)) as connection, fresh_database(any_mysql) as default:
@@ -592,7 +612,13 @@ def test_44_names(any_mysql: Any, twin: Twin) -> None:
                 rows(connection, f"ALTER TABLE {identifier(name)} ADD {identifier(column[:-1] + 'n')} int")
                 rows(connection, f"UPDATE {identifier(name)} SET {identifier(column[:-1] + 'n')} = 4")
             for name, table in zip(NAMES, tables, strict=True):
-                until(source, twin, lambda name=name, table=table: twin.rows(table) == sorted(rows(connection, f"SELECT * FROM {identifier(name)}"), key=repr))  # type: ignore[misc]
+                until(
+                    source,
+                    twin,
+                    lambda name=name, table=table: (
+                        twin.rows(table) == sorted(rows(connection, f"SELECT * FROM {identifier(name)}"), key=repr)
+                    ),
+                )  # type: ignore[misc]
             source.close()
     finally:
         any_mysql.drop_database(database_name)
@@ -601,7 +627,12 @@ def test_44_names(any_mysql: Any, twin: Twin) -> None:
 @pytest.mark.parametrize("flavour", ["mysql-9", "mariadb-11.8"])
 def test_44_names_that_the_server_folds(flavour: str, twin: Twin) -> None:
     with MySQLServer(flavour, {"lower_case_table_names": 1}) as server, fresh_database(server) as database:
-        run(database, "SET GLOBAL binlog_row_metadata = MINIMAL", "CREATE TABLE Orders (id int PRIMARY KEY)", "INSERT INTO ORDERS VALUES (1)")
+        run(
+            database,
+            "SET GLOBAL binlog_row_metadata = MINIMAL",
+            "CREATE TABLE Orders (id int PRIMARY KEY)",
+            "INSERT INTO ORDERS VALUES (1)",
+        )
         source = streaming(config(database, "orders"), twin)
         run(database, "INSERT INTO oRders VALUES (2)", "ALTER TABLE ORDERS ADD v int", "UPDATE Orders SET v = 3")
         until_equal(source, twin, database.connection, "orders")

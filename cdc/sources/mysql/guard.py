@@ -11,7 +11,7 @@ Manual: 'Metadata Locking', MariaDB lock_wait_timeout (0: not at all; MySQL: at 
 from __future__ import annotations
 
 import threading
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import suppress
 
 import pymysql
@@ -24,6 +24,7 @@ from cdc.sources.mysql.connection import Connection, connect, hang_up, is_mariad
 
 INTERVAL_SECONDS = 0.05
 _TABLES_AT_ONCE = 50
+_LISTED_MAX = 5
 
 
 class Guard(threading.Thread):
@@ -55,9 +56,7 @@ class Guard(threading.Thread):
         try:
             with translated(self._name, self._config):
                 while self.reason is None and not self._stop_asked.wait(INTERVAL_SECONDS):
-                    tables = sorted(self._tables, key=lambda table: table.sql)
-                    for first in range(0, len(tables), _TABLES_AT_ONCE):
-                        self._look(tables[first : first + _TABLES_AT_ONCE])
+                    self._look(sorted(self._tables, key=lambda table: table.sql))
         except BaseException as error:  # noqa: BLE001 the sessions end with it, and their reader raises it
             self.reason = error
         if self.reason is not None:
@@ -65,12 +64,12 @@ class Guard(threading.Thread):
 
     def _look(self, tables: Sequence[Table]) -> None:
         try:
-            query(self._connection, " UNION ALL ".join(f"(SELECT 1 FROM {table.sql} LIMIT 0)" for table in tables))
+            for statement in probes(tables):
+                query(self._connection, statement)
         except pymysql.Error as error:
             if error.args[0] != ER.LOCK_WAIT_TIMEOUT:
                 raise
-            named = ", ".join(table.name for table in tables)
-            self.reason = SourceUnavailable("mysql_snapshot.gave_way", source=self._name, tables=named)
+            self.reason = SourceUnavailable("mysql_snapshot.gave_way", source=self._name, tables=listed(tables))
 
     def _end_sessions(self) -> None:
         for session in self._sessions:
@@ -83,3 +82,15 @@ class Guard(threading.Thread):
         if self.ident is not None:
             self.join(timeout=5)
         hang_up(self._connection)
+
+
+def probes(tables: Sequence[Table]) -> Iterator[str]:
+    """Statements that open tables and read nothing."""
+    for first in range(0, len(tables), _TABLES_AT_ONCE):
+        yield " UNION ALL ".join(f"(SELECT 1 FROM {table.sql} LIMIT 0)" for table in tables[first : first + _TABLES_AT_ONCE])
+
+
+def listed(tables: Sequence[Table]) -> str:
+    """Tables for a message: not all of them where they are many."""
+    names = [table.name for table in tables]
+    return ", ".join(names) if len(names) <= _LISTED_MAX else f"{', '.join(names[:_LISTED_MAX])}, ... ({len(names)})"

@@ -25,6 +25,7 @@ from cdc.decode.mysql.position import BinlogPosition
 from cdc.errors import SourceError, SourceUnavailable
 from cdc.sources.mysql.catalog import Table
 from cdc.sources.mysql.connection import Connection, connect, hang_up, is_mariadb, query, quoted, user
+from cdc.sources.mysql.guard import listed, probes
 from cdc.sources.mysql.server import Server, head
 from cdc.texts import text
 
@@ -90,6 +91,8 @@ def _attempt(
     try:
         watcher = connect(name, config)
         try:
+            for statement in probes(tables):
+                query(locker, statement)  # opens them, so that locking takes no longer than it must
             query(locker, _SETTINGS)
             trip = min(_round_trip(watcher) for _ in range(3))
             if 2 * trip > HELD_SECONDS:
@@ -172,7 +175,7 @@ def _ready(connections: Sequence[Connection], deadline: float) -> bool:
 
 
 def _missed(name: str, config: SourceConfig, tables: Sequence[Table], outcome: Missed, waited: float) -> SourceUnavailable:
-    values = {"source": name, "tables": ", ".join(table.name for table in tables), "seconds": int(waited)}
+    values = {"source": name, "tables": listed(tables), "seconds": int(waited)}
     if outcome is Missed.SLOW:
         return SourceUnavailable("mysql_snapshot.slow", **values, limit_ms=int(HELD_SECONDS * 1000))
     connection = connect(name, config)
@@ -180,8 +183,8 @@ def _missed(name: str, config: SourceConfig, tables: Sequence[Table], outcome: M
         found = list(dict.fromkeys(blockers(connection, tables)))
     finally:
         hang_up(connection)
-    listed = ", ".join(found[:_LISTED]) or text("mysql_snapshot.blocker.unknown", user=user(config))
-    return SourceUnavailable("mysql_snapshot.blocked", **values, blockers=listed)
+    named = ", ".join(found[:_LISTED]) or text("mysql_snapshot.blocker.unknown", user=user(config))
+    return SourceUnavailable("mysql_snapshot.blocked", **values, blockers=named)
 
 
 def blockers(connection: Connection, tables: Sequence[Table]) -> Iterator[str]:

@@ -59,6 +59,8 @@ class Relations:
         self._names = {(table.database, table.table): name for name, table in tables.items()}
         self._shapes: dict[str, Shape | None] = {}  # tables altered since their last table map; None: in a way we can't follow
         self.schemas = dict(schemas)
+        indexes = {name: table.order.index for name, table in tables.items() if table.order and table.key == self.schemas[name].key}
+        self._indexes: dict[str, str] = indexes  # that of the key, where it is known
 
     def resolve(self, table_map: TableMap) -> Resolved | None:
         """What a Decoder asks of a table: None where it is not captured, or its changes do not count yet. Raises SchemaUnknown."""
@@ -168,6 +170,8 @@ class Relations:
         self._shapes[name] = shape
         if shape is None:
             return []
+        if name in self._indexes:
+            self._indexes[name] = shape.index
         typed = all(isinstance(column.type, MyType) for column in shape.columns)
         seen = self._schema_of(known, shape) if typed else replace(known, key=shape.key)
         follow(known, seen, filled(shape))
@@ -178,11 +182,11 @@ class Relations:
         return [NewSchema(seen)]
 
     def _traced(self, known: TableSchema, alterations: Sequence[Alteration]) -> Shape:
-        """A table before it is altered. Where its key's index is not the one it has now, one that is dropped is taken for it."""
+        """A table before it is altered. Where its key's index is not known one that is dropped is taken for it."""
         columns = [(field.name, field.my_type) for field in fields_of(known)]
         table = self._tables[known.table]
         found = query(self._side, _COLLATION, (table.database, table.table))
-        index = table.order.index if table.order and table.key == known.key else _first_dropped(alterations)
+        index = self._indexes.get(known.table) or _first_dropped(alterations)
         return traced(known.source, known.table, columns, known.key, found[0][0].partition("_")[0] if found else None, index)
 
     def _fault(self, name: str, effect: TableEffect, statement: Statement) -> SchemaUnknown:
