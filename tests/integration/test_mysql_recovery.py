@@ -10,6 +10,7 @@ from collections.abc import Iterator
 from contextlib import closing, contextmanager
 from typing import Any
 
+import pymysql
 import pytest
 
 from cdc.config import SourceConfig
@@ -19,7 +20,7 @@ from cdc.protocols import Source
 from cdc.sources.mysql import replication
 from tests.integration.replay import Twin, opened, source_rows, step, streaming, until, until_equal
 from tests.servers.mysql import PASSWORD, USER, MyDatabase, MySQLServer, await_replica, fresh_database, replicate, rows
-from tests.servers.mysql_binaries import FLAVOURS
+from tests.servers.mysql_binaries import DEFAULT_FLAVOUR, FLAVOURS
 from tests.servers.own_server import poll
 from tests.servers.proxy import Proxy
 
@@ -146,7 +147,7 @@ def lost(settings: SourceConfig, twin: Twin, match: str) -> None:
         with pytest.raises(PositionLost, match=match) as caught:
             source = opened(settings, twin)
             until(source, twin, lambda: False)  # MariaDB tells of GTIDs that are purged only when they are asked for
-        assert "ledgertail snapshot shop" in caught.value.hint
+        assert f"ledgertail snapshot {twin.source}" in caught.value.hint
 
 
 def anew(settings: SourceConfig, twin: Twin, database: MyDatabase) -> Source:
@@ -194,8 +195,6 @@ def test_27_a_log_that_is_purged_or_begun_anew(database: MyDatabase, twin: Twin)
 
 def committed(database: MyDatabase, xid: str) -> bool:
     """MariaDB gives a prepared transaction free some time after its connection has gone."""
-    import pymysql
-
     try:
         run(database, f"XA COMMIT '{xid}'")
     except pymysql.OperationalError:
@@ -206,50 +205,49 @@ def committed(database: MyDatabase, xid: str) -> bool:
 # Other servers
 
 
-def test_27_and_33_promotion_and_replicas(database: MyDatabase, twin: Twin, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A read-only replica is the source, by an ordinary user's rights; then it is promoted, and followed by who followed the primary."""
+def test_27_and_33_promotion_of_a_replica(database: MyDatabase, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A read-only replica is a source, by the rights of an ordinary user. Once it is promoted it is followed by who followed the primary."""
     monkeypatch.setenv("CDC_PASSWORD", PASSWORD)
-    primary, of_replica = database.server, Twin("other")
+    primary = database.server
     assert isinstance(primary, MySQLServer)
-    with MySQLServer(primary.flavour) as replica:
+    with MySQLServer(primary.flavour) as replica, closing(Twin()) as twin, closing(Twin("second")) as second, closing(Twin("xa")) as open_xa:
         replicate(primary, replica)
         await_replica(primary, replica)
         there = MyDatabase(replica, database.name, database.connection)
         run(there, "SET GLOBAL read_only = ON")
         moved = config(there, url=replica.url(database.name, USER), password_env="CDC_PASSWORD")
-        second = streaming(moved, of_replica)
-        source = streaming(config(database), twin)
+        source, from_replica = streaming(config(database), twin), streaming(moved, second)
         run(database, "INSERT INTO t VALUES (1), (2)", "UPDATE u SET v = 'primary'", "ALTER TABLE u ADD w int")
-        if primary.is_mariadb:
-            run(database, "SET SESSION gtid_domain_id = 5", "INSERT INTO t VALUES (3)")
-        else:
-            run(database, "SET SESSION gtid_next = 'AUTOMATIC:shop'", "INSERT INTO t VALUES (3)")
+        tagged = "SET SESSION gtid_domain_id = 5" if primary.is_mariadb else "SET SESSION gtid_next = 'AUTOMATIC:shop'"
+        run(database, tagged, "INSERT INTO t VALUES (3)")
         equal(source, twin, database)
-        equal(second, of_replica, database)
+        equal(from_replica, second, database)
         source.close()
-        run(database, "INSERT INTO t VALUES (4)", "UPDATE u SET w = 4")
+        with_open_xa(database, open_xa)
         await_replica(primary, replica)
         run(there, "STOP REPLICA", "RESET REPLICA ALL", "SET GLOBAL read_only = OFF", "INSERT INTO t VALUES (5)")
         run(database, "INSERT INTO t VALUES (404)")
-        source = opened(moved, twin)
-        equal(source, twin, there)
-        equal(second, of_replica, there)
-        source.close()
-        run(there, "INSERT INTO t VALUES (6)")
-        source = opened(moved, twin)
-        equal(source, twin, there)
-        assert (twin.ops["r"], of_replica.ops["r"]) == (1, 1), "nothing was copied anew"
-        source.close()
+        lost(moved, open_xa, "a prepared XA transaction was open")
+        poll(lambda: committed(there, "open"), "the prepared transaction is still held")
+        for _ in range(2):  # first by GTID, then by file and offset again
+            source = opened(moved, twin)
+            run(there, "INSERT INTO t SELECT MAX(id) + 1 FROM t")
+            equal(source, twin, there)
+            source.close()
+        equal(from_replica, second, there)
+        anew(moved, open_xa, there)
         lost(config(database), twin, "does not know transactions")
-        with prepared(there, "open", 7) as connection:
-            run(there, "INSERT INTO t VALUES (8)")
-            until(second, of_replica, lambda: (8,) in of_replica.rows("t"))
-            second.close()
-            lost(config(database), of_replica, "does not know transactions|another server")
-            rows(connection, "XA COMMIT 'open'")
-        equal(opened(moved, of_replica), of_replica, there)
-        of_replica.close()
-        twin.close()
+        assert (twin.ops["r"], second.ops["r"]) == (1, 1), "nothing was copied anew"
+
+
+def with_open_xa(database: MyDatabase, twin: Twin) -> None:
+    """A reader stops while a transaction is prepared, whose connection goes."""
+    source = streaming(config(database), twin)
+    with prepared(database, "open", 90):
+        run(database, "UPDATE u SET w = 4")
+        equal(source, twin, database)
+    source.close()
+    assert checkpoint(twin).reread is not None
 
 
 def test_33_two_readers_of_one_store(any_mysql_database: MyDatabase, twin: Twin) -> None:
@@ -313,12 +311,15 @@ def test_39_connections_that_break(proxied: tuple[MyDatabase, Proxy, SourceConfi
     source.close()
 
 
+@pytest.mark.parametrize("any_mysql", [DEFAULT_FLAVOUR], indirect=True)
 def test_33_a_half_open_connection(proxied: tuple[MyDatabase, Proxy, SourceConfig], twin: Twin, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(replication, "DEAD_SECONDS", 1.0)
     database, proxy, settings = proxied
     source = streaming(settings, twin)
-    proxy.freeze()
     run(database, "INSERT INTO t VALUES (1)")
+    equal(source, twin, database)
+    proxy.freeze()
+    run(database, "INSERT INTO t VALUES (2)")
     raised(source, twin, SourceUnavailable, "has sent nothing")
     proxy.reset()
     proxy.thaw()

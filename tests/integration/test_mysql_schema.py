@@ -6,16 +6,19 @@ The numbers are those of the hard cases.
 from __future__ import annotations
 
 from collections.abc import Iterator
+from contextlib import suppress
+from pathlib import Path
 from typing import Any
 
 import pytest
 
 from cdc.config import SourceConfig
-from cdc.errors import SchemaUnknown
+from cdc.errors import SchemaUnknown, SourceError, SourceUnavailable
 from cdc.protocols import Source
-from tests.integration.replay import Twin, opened, streaming, until, until_equal
+from tests.integration.installation import Installation
+from tests.integration.replay import Twin, opened, step, streaming, until, until_equal
 from tests.servers.mysql import MyDatabase
-from tests.servers.mysql_binaries import FLAVOURS
+from tests.servers.mysql_binaries import DEFAULT_FLAVOUR, FLAVOURS
 
 # What servers can be told to log of columns: names and keys only with FULL, and with NO_LOG not even signs.
 LEVELS = {name: ("FULL", "MINIMAL", "NO_LOG") if flavour.is_mariadb else ("FULL", "MINIMAL") for name, flavour in FLAVOURS.items()}
@@ -193,3 +196,192 @@ def test_24_a_key_that_is_none_any_more(database: MyDatabase, twin: Twin) -> Non
     assert twin.schemas["t"].key == ("b", "a")
     run(database, "DROP INDEX u ON t", "INSERT INTO t VALUES (1, 2, 1), (1, 2, 1)")
     mended(database, twin, "the key changed").close()
+
+
+@whatever_is_logged
+def test_25_statements_however_they_are_written(database: MyDatabase, twin: Twin) -> None:
+    """Quotes, comments, procedures, other default databases; and what names a captured table without being about it."""
+    mariadb = database.server.is_mariadb
+    run(database, "CREATE TABLE `select` (id int PRIMARY KEY, v text)", "CREATE TABLE t (id int PRIMARY KEY, v varchar(9))", MARK)
+    run(database, "INSERT INTO `select` VALUES (1, 'one')", "INSERT INTO t VALUES (1, 'one')")
+    source = streaming(config(database, "select", "t", "mark"), twin)
+    run(
+        database,
+        "SET SESSION sql_mode = CONCAT(@@sql_mode, ',ANSI_QUOTES')",
+        'ALTER TABLE "select" ADD COLUMN "a ""b"" `c`" int COMMENT \'DROP COLUMN v, "x"\' AFTER id',
+        f'/*! ALTER */ TABLE "{database.name}" . "select" -- a comment, ADD x int\n ADD /* , */ "ä;" varchar(20) # DROP v\n',
+        "INSERT INTO \"select\" VALUES (2, 5, 'two', 'x')",
+        "SET SESSION sql_mode = REPLACE(@@sql_mode, 'ANSI_QUOTES', 'NO_BACKSLASH_ESCAPES')",
+        "ALTER TABLE t ADD c enum('\\', 'x') AFTER id, ADD COLUMN (d int, e int)",
+        "INSERT INTO t (id, c, d) VALUES (2, '\\', 2)",
+        "SET SESSION sql_mode = DEFAULT",
+        "CREATE PROCEDURE p() BEGIN ALTER TABLE t DROP COLUMN D; ALTER TABLE t ADD f decimal(4,1); INSERT INTO t (id, f) VALUES (3, 1.5); END",
+        "CALL p()",
+        "USE mysql",
+        f"alter table {database.name}.t modify v varchar(12)",
+        f"INSERT INTO {database.name}.t (id, V) VALUES (4, 'longer than')",
+        f"USE {database.name}",
+        "CREATE TABLE copied SELECT * FROM t",
+        "CREATE TABLE alike LIKE t",
+        "ALTER TABLE alike DROP v, COMMENT = 'ALTER TABLE t DROP v'",
+        "CREATE TEMPORARY TABLE t (x int)",
+        "INSERT INTO t VALUES (1)",
+        "ALTER TABLE t ADD y int",
+        "TRUNCATE TABLE t",
+        "DROP TEMPORARY TABLE t",
+        "CREATE TABLE IF NOT EXISTS t (z int)",
+        "CREATE VIEW seen AS SELECT * FROM t",
+        "ALTER TABLE t ADD KEY by_f (f), ALTER c SET DEFAULT 'x', COMMENT 'DROP'",
+        "CREATE INDEX by_v ON t (v)",
+        "ANALYZE TABLE t",
+        "OPTIMIZE TABLE t",
+        "INSERT INTO t (id) VALUES (5)",
+        "RENAME TABLE copied TO other, alike TO copied",
+        "DROP TABLE other, copied",
+        *(["ALTER TABLE t ADD COLUMN IF NOT EXISTS f int, DROP COLUMN IF EXISTS nothing, ADD g inet6"] if mariadb else ["ALTER TABLE t ADD g int INVISIBLE"]),
+        "DELETE FROM t WHERE id = 1",
+    )
+    passed(database, source, twin)
+    until_equal(source, twin, database.connection, "select", "t")
+    run(database, "DROP TABLE t, mark", "CREATE TABLE t AS SELECT 1 AS id", "INSERT INTO t VALUES (2)", MARK)
+    halted(source, twin, "'t' was dropped")
+    halted(opened(config(database, "select", "t", "mark"), twin), twin, "'t' was dropped")
+
+
+@pytest.mark.parametrize(
+    "change",
+    ["TRUNCATE PARTITION p1", "DROP PARTITION p1", "EXCHANGE PARTITION p1 WITH TABLE plain"],
+)
+def test_25_partitions(database: MyDatabase, twin: Twin, change: str) -> None:
+    """Rows of partitions are rows of the table; what takes them without a row in the log halts, and the remedy works."""
+    partitions = "PARTITION BY RANGE (id) (PARTITION p1 VALUES LESS THAN (10), PARTITION p2 VALUES LESS THAN MAXVALUE)"
+    run(database, f"CREATE TABLE t (id int PRIMARY KEY, v int) {partitions}", "CREATE TABLE plain (id int PRIMARY KEY, v int)", MARK)
+    run(database, "INSERT INTO t VALUES (1, 1), (11, 1)")
+    source = streaming(config(database, "t", "mark"), twin)
+    run(database, "UPDATE t SET id = 12 WHERE id = 1", "INSERT INTO t VALUES (2, 2)", "UPDATE t SET id = 3 WHERE id = 11")
+    run(database, "ALTER TABLE t REORGANIZE PARTITION p2 INTO (PARTITION p3 VALUES LESS THAN (20), PARTITION p2 VALUES LESS THAN MAXVALUE)")
+    run(database, "ALTER TABLE plain ENGINE = InnoDB", "INSERT INTO t VALUES (30, 30)")
+    until_equal(source, twin, database.connection, "t")
+    run(database, f"ALTER TABLE t {change}", "INSERT INTO t VALUES (31, 31)")
+    halted(source, twin, "PARTITION")
+    mended(database, twin, "PARTITION", "t").close()
+
+
+@pytest.mark.parametrize("until_staged", [False, True], ids=["copying", "staged"])
+def test_24_a_table_altered_while_it_is_copied(database: MyDatabase, twin: Twin, until_staged: bool) -> None:
+    """Before and after its last row was read; in one run, and after a restart."""
+    run(database, "CREATE TABLE t (id int PRIMARY KEY, v text)", "CREATE TABLE u (id int PRIMARY KEY, v int DEFAULT 1)", MARK)
+    with database.connection.cursor() as cursor:
+        cursor.executemany("INSERT INTO t VALUES (%s, %s)", [(n, "x" * 100) for n in range(4000)])
+    settings = config(database, "t", "u", "mark", snapshot_chunk=64 << 10, snapshot_workers=1)
+    for change in ("ADD a int DEFAULT 3 AFTER id", "DROP a"):
+        source = opened(settings, twin)
+        until(source, twin, lambda: states(twin).get("t") == ("staged" if until_staged else "copying"))
+        run(database, f"ALTER TABLE t {change}", "UPDATE t SET v = 'after' WHERE id < 10", f"ALTER TABLE u {change}")
+        run(database, "INSERT INTO u (id) SELECT COUNT(*) FROM u")
+        try:
+            step(source, twin)
+        except SourceUnavailable as error:
+            assert error.code in ("source.table_changed", "mysql_snapshot.gave_way")
+        source.close()
+    source = opened(settings, twin)
+    with suppress(SchemaUnknown):
+        until_equal(source, twin, database.connection, "t", "u")
+        source.close()
+        return
+    source.close()
+    assert until_staged, "a copy that had not ended begins anew by itself"
+    mended(database, twin, "'[tu]' was changed").close()
+
+
+def states(twin: Twin) -> dict[str, str]:
+    return {table: progress.state for table, progress in twin.snapshots.items()}
+
+
+# Tables that come and go
+
+
+def test_43_a_table_added_to_the_config(database: MyDatabase, twin: Twin) -> None:
+    """While changes of it and of others are unread, and of a shape that is gone by then."""
+    run(database, "CREATE TABLE t (id int PRIMARY KEY)", "CREATE TABLE u (id int PRIMARY KEY, v varchar(5))", "INSERT INTO u VALUES (1, '王')")
+    streaming(config(database, "t"), twin).close()
+    run(database, "INSERT INTO t VALUES (1)", "INSERT INTO u VALUES (2, NULL)", "ALTER TABLE u DROP v, ADD w int", "INSERT INTO u VALUES (3, 3)")
+    run(database, "TRUNCATE u", "INSERT INTO u VALUES (4, 4)")
+    source = opened(config(database, "t", "u"), twin)
+    run(database, "INSERT INTO t VALUES (2)", "INSERT INTO u VALUES (5, 5)")
+    until_equal(source, twin, database.connection, "t", "u")
+    assert twin.snapshots["u"].number == 2
+    assert (twin.ops["r"], twin.ops["c"]) == (1, 3)
+
+
+@whatever_is_logged
+def test_43_a_table_dropped_and_created_anew(database: MyDatabase, twin: Twin) -> None:
+    """While it is read and while nobody reads: with the same columns, too, it is another table."""
+    run(database, "CREATE TABLE t (id int PRIMARY KEY)", "INSERT INTO t VALUES (1)", MARK)
+    source = streaming(config(database, "t", "mark"), twin)
+    run(database, "DROP TABLE t", "CREATE TABLE t (id int PRIMARY KEY)", "INSERT INTO t VALUES (2)")
+    halted(source, twin, "'t' was dropped")
+    mended(database, twin, "'t' was dropped", "t").close()
+    run(database, "DROP TABLE t")
+    with pytest.raises(SourceError, match="no table 't'"):
+        opened(config(database, "t", "mark"), twin)
+    run(database, "CREATE TABLE t (id varchar(9) PRIMARY KEY)", "INSERT INTO t VALUES ('a')")
+    source = mended(database, twin, "'t' was dropped", "t")
+    if database.server.is_mariadb:
+        run(database, "CREATE OR REPLACE TABLE t (id int PRIMARY KEY)")
+        halted(source, twin, "'t' was dropped")
+
+
+def test_43_a_table_named_twice(mysql_database: MyDatabase, twin: Twin) -> None:
+    """Changes would go to one of its names."""
+    run(mysql_database, "CREATE TABLE t (id int PRIMARY KEY)")
+    streaming(config(mysql_database, "t"), twin).close()
+    with pytest.raises(SourceError, match="are one table"):
+        opened(config(mysql_database, "t", f"{mysql_database.name}.t"), twin)
+
+
+CONFIG = """
+[store]
+url = "duckdb:///{folder}/books.duckdb"
+[books.main]
+base_currency = "CNY"
+chart = "small-business-2013"
+[sources.shop]
+url = "{url}"
+tables = ["orders"]
+[[rules]]
+name = "sale"
+book = "main"
+table = "shop.orders"
+when = "paid_on IS NOT NULL"
+date = "paid_on"
+lines = [ {{ account = "1122", debit = "total" }}, {{ account = "5001", credit = "total" }} ]
+"""
+SALES = "SELECT count(*), coalesce(sum(debit), 0) FROM ledger.lines WHERE account = '1122'"
+
+
+@pytest.mark.parametrize("any_mysql", [DEFAULT_FLAVOUR], indirect=True)
+def test_the_books_as_shapes_change_and_tables_come_and_go(database: MyDatabase, tmp_path: Path) -> None:
+    """As its user sees it: rows follow, or the command says what to do; what is copied anew posts only differences."""
+    run(database, "CREATE TABLE orders (id int PRIMARY KEY, total decimal(18,2) NOT NULL, paid_on date, remark text)")
+    run(database, "CREATE TABLE fees (id int PRIMARY KEY, amount decimal(10,2))", "INSERT INTO fees VALUES (1, 2)")
+    run(database, "INSERT INTO orders VALUES (1, 10.50, '2026-01-01', NULL), (2, 1, NULL, NULL)")
+    books = Installation(tmp_path, CONFIG.format(folder=tmp_path, url=database.url))
+    assert books.run().returncode == 0
+    run(database, "ALTER TABLE orders ADD COLUMN store text AFTER id", "UPDATE orders SET store = '店' WHERE id = 1")
+    run(database, "ALTER TABLE orders DROP COLUMN remark", "INSERT INTO orders VALUES (3, '东', 7, '2026-01-03')")
+    books.change('tables = ["orders"]', 'tables = ["orders", "fees"]')
+    assert books.run().returncode == 0
+    assert books.query("SELECT id, store, total FROM mirror_shop.orders ORDER BY id") == [[1, "店", "10.50"], [2, None, "1.00"], [3, "东", "7.00"]]
+    assert books.query(SALES) == [[2, "17.500000"]]
+    books.change('tables = ["orders", "fees"]', 'tables = ["orders"]')
+    run(database, "INSERT INTO fees VALUES (2, 3)", "ALTER TABLE orders RENAME COLUMN store TO shop", "INSERT INTO orders VALUES (5, 'x', 1, '2026-01-05')")
+    halted = books.run()
+    assert halted.returncode == 1
+    assert "ledgertail snapshot shop.orders" in halted.stderr
+    assert books.ledgertail("snapshot", "shop.orders").returncode == 0
+    books.change('tables = ["orders"]', 'tables = ["orders", "fees"]')
+    assert books.run().returncode == 0
+    assert books.query("SELECT id, shop FROM mirror_shop.orders WHERE id <> 2 ORDER BY id") == [[1, "店"], [3, "东"], [5, "x"]]
+    assert books.query("SELECT * FROM mirror_shop.fees ORDER BY id") == [[1, "2.00"], [2, "3.00"]]
+    assert books.query(SALES) == [[3, "18.500000"]]

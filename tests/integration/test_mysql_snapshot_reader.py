@@ -653,6 +653,19 @@ def test_a_server_too_far_away_to_lock_but_for_a_blink(any_mysql_database: MyDat
     assert raised.value.code == "mysql_snapshot.slow"
 
 
+def test_more_tables_than_the_server_keeps_open(mysql_database: MyDatabase, monkeypatch: pytest.MonkeyPatch) -> None:
+    """They would have to be opened anew for each attempt to lock them."""
+    names = [f"t{n}" for n in range(30)]
+    for name in names:
+        mysql_database.execute(f"CREATE TABLE {name} (id int PRIMARY KEY)")
+    monkeypatch.setattr(lock, "BLOCKED_SECONDS", 0.0)
+    monkeypatch.setattr(lock, "ASKED_SECONDS", 0.0)
+    with pytest.raises(SourceUnavailable) as raised, reading(config(mysql_database, *names)):
+        pass
+    assert raised.value.code == "mysql_snapshot.many_tables"
+    assert "t4, ... (30)" in raised.value.message
+
+
 def test_fewer_sessions_begin_where_many_take_too_long(mysql_database: MyDatabase, monkeypatch: pytest.MonkeyPatch) -> None:
     mysql_database.execute("CREATE TABLE t (id int PRIMARY KEY)")
     attempt, tried = lock._attempt, []

@@ -11,7 +11,7 @@ import socket
 import threading
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, suppress
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from itertools import pairwise
 
 import pyarrow as pa
@@ -33,8 +33,8 @@ from cdc.sources.mysql.server import Server, born
 from cdc.sources.mysql.walk import Key, cuts
 from cdc.types import OP, ORDINAL, READ, TXN, SnapshotProgress, TableSchema
 
-FIRST_ROWS, GROWTH = 1000, 8  # of a range's first chunk, whose size tells that of the next
-RANGES_MAX, CHUNKS_MIN = 64, 4  # of one table; of each of its ranges, roughly
+FIRST_ROWS, GROWTH = 1000, 8  # of a table's first chunk, whose size tells that of the next
+RANGES_MAX = 64  # of one table, each of a chunk or more
 UNBUFFERED_BYTES = 1 << 20  # of a chunk of a table without transactions: others may not write it while it is read
 _FULL = "FULL"
 _MOMENT = "SELECT CAST(UNIX_TIMESTAMP(NOW(6)) * 1000000 AS SIGNED), UPPER(@@GLOBAL.binlog_row_image)"
@@ -58,13 +58,14 @@ class Session:
 
 @dataclass(slots=True)
 class Copy:
-    """A table being copied."""
+    """A table being copied. `chunk_rows`: how many fill a chunk, as far as is known."""
 
     table: Table
     schema: TableSchema
     fields: tuple[Field, ...]
     progress: Progress
     rows_done: int
+    chunk_rows: int = field(default_factory=lambda: FIRST_ROWS)
 
     @property
     def rows_estimated(self) -> int:
@@ -176,7 +177,7 @@ class Reader:
 
     def _split(self, table: Table) -> list[Range]:
         """Ranges that several threads can copy, where a number leads the key and there are rows enough."""
-        count = min(RANGES_MAX, table.size // (CHUNKS_MIN * self._config.snapshot_chunk))
+        count = min(RANGES_MAX, table.size // self._config.snapshot_chunk)
         leading = table.order.parts[0] if table.order else None
         if leading is None or leading.my_type.name not in INTEGERS or count < 2 or not table.transactional:
             return [Range()]
@@ -260,12 +261,13 @@ class Reader:
         if not table.transactional:
             query(connection, "COMMIT")
         size_wanted = self._config.snapshot_chunk if table.transactional else min(UNBUFFERED_BYTES, self._config.snapshot_chunk)
-        after, limit, last = job.after, FIRST_ROWS if table.order else None, False
+        after, last = job.after, False
         while not last:
             if self._guard.reason is not None:
                 raise self._guard.reason
             rows = size = 0
             held: Block | None = None
+            limit = copy.chunk_rows if table.order else None
             for block in self._chunk(connection, copy, selection(table, copy.fields, after, job.upto, limit)):
                 if held is not None:
                     yield Piece(job, held.rows, held.reached, False)
@@ -273,10 +275,10 @@ class Reader:
                 rows, size, after = rows + block.rows.num_rows, size + block.size, block.reached or after
             assert held is not None, "a result has a block"
             last = limit is None or rows < limit
+            if limit is not None and not last:
+                copy.chunk_rows = max(1, min(limit * GROWTH, rows * size_wanted // max(1, size)))
             level_at = self._level(table) if last and not table.transactional else ""
             yield Piece(job, held.rows, held.reached, last, level_at)
-            if limit is not None:
-                limit = max(1, min(limit * GROWTH, rows * size_wanted // max(1, size)))
 
     def _chunk(self, connection: Connection, copy: Copy, statement: str) -> Iterator[Block]:
         """The rows of one SELECT, the last of them once the table is let go of and was the one meant. Raises SourceUnavailable if not."""

@@ -58,6 +58,7 @@ class MysqlSource:
             known = self._known_position(resume)
             start = None if known is None else resumable(self.name, self._config, side, self._server, known)
             tables = self._catalog.tables(side, self._config.tables)
+            self._check_distinct(tables)
             now = {name: self._catalog.schema(table) for name, table in tables.items()}
             standing = self._standing(resume, tables, start)
             wanted = [table for name, table in tables.items() if name not in standing]
@@ -75,6 +76,13 @@ class MysqlSource:
     def _check_server(self) -> None:
         if not self._server.log_bin:
             raise SourceError("mysql.no_binlog", source=self.name, place=place(self._config), detail="log_bin = OFF")
+
+    def _check_distinct(self, tables: dict[str, Table]) -> None:
+        """A table with two names would be told of its changes by one of them."""
+        names: dict[str, str] = {}
+        for name, table in tables.items():
+            if (other := names.setdefault(table.sql, name)) != name:
+                raise SourceError("mysql.table_twice", source=self.name, table=name, other=other)
 
     def _known_position(self, resume: Resume) -> BinlogPosition | None:
         """What rows of the store stand on; None where none do."""
