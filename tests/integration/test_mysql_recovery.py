@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterator
-from contextlib import closing, contextmanager
+from contextlib import ExitStack, closing, contextmanager
 from typing import Any
 
 import pymysql
@@ -210,7 +210,10 @@ def test_27_and_33_promotion_of_a_replica(database: MyDatabase, monkeypatch: pyt
     monkeypatch.setenv("CDC_PASSWORD", PASSWORD)
     primary = database.server
     assert isinstance(primary, MySQLServer)
-    with MySQLServer(primary.flavour) as replica, closing(Twin()) as twin, closing(Twin("second")) as second, closing(Twin("xa")) as open_xa:
+    twin, second, midway, open_xa = (Twin(name) for name in ("shop", "second", "midway", "xa"))
+    with MySQLServer(primary.flavour) as replica, ExitStack() as stack:
+        for each in (twin, second, midway, open_xa):
+            stack.callback(each.close)
         replicate(primary, replica)
         await_replica(primary, replica)
         there = MyDatabase(replica, database.name, database.connection)
@@ -224,6 +227,9 @@ def test_27_and_33_promotion_of_a_replica(database: MyDatabase, monkeypatch: pyt
         equal(from_replica, second, database)
         source.close()
         with_open_xa(database, open_xa)
+        until(opened(config(database, snapshot_workers=1), midway), midway, lambda: "t" in midway.snapshots)
+        midway.close()
+        assert not midway.done("t")
         await_replica(primary, replica)
         run(there, "STOP REPLICA", "RESET REPLICA ALL", "SET GLOBAL read_only = OFF", "INSERT INTO t VALUES (5)")
         run(database, "INSERT INTO t VALUES (404)")
@@ -235,6 +241,7 @@ def test_27_and_33_promotion_of_a_replica(database: MyDatabase, monkeypatch: pyt
             equal(source, twin, there)
             source.close()
         equal(from_replica, second, there)
+        equal(opened(moved, midway), midway, there)
         anew(moved, open_xa, there)
         lost(config(database), twin, "does not know transactions")
         assert (twin.ops["r"], second.ops["r"]) == (1, 1), "nothing was copied anew"

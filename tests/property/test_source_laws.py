@@ -35,6 +35,7 @@ from tests.property.source_writer import COLUMNS, Writer
 from tests.property.test_laws import Store, assert_sound
 from tests.servers.postgres import Database
 
+pytestmark = pytest.mark.slow  # `pytest -m slow tests/property`: four kinds of servers, twenty seconds a law and kind
 PATIENCE_SECONDS = 60
 SCHEMAS = (ORDERS, FEES, MARKS)
 TABLES = [schema.table for schema in SCHEMAS]
@@ -407,6 +408,6 @@ LARGE: dict[str, Callable[[Stages, dict[str, Any]], None]] = {
     chunk=CHUNKS,
     tables=ANEW,
 )
-@settings(max_examples=2000)
+@settings(max_examples=200)
 def test_every_law_on_larger_histories(durable_stages: Stages, law: str, **drawn: Any) -> None:
     LARGE[law](durable_stages, drawn)
