@@ -206,7 +206,7 @@ def committed(database: MyDatabase, xid: str) -> bool:
 
 
 def test_27_and_33_promotion_of_a_replica(database: MyDatabase, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A read-only replica is a source, by the rights of an ordinary user. Once it is promoted it is followed by who followed the primary."""
+    """A read-only replica is a source, by an ordinary user's rights. Once it is promoted it is followed by who followed the primary."""
     monkeypatch.setenv("CDC_PASSWORD", PASSWORD)
     primary = database.server
     assert isinstance(primary, MySQLServer)

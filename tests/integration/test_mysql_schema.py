@@ -220,7 +220,8 @@ def test_25_statements_however_they_are_written(database: MyDatabase, twin: Twin
         "ALTER TABLE t ADD c enum('\\', 'x') AFTER id, ADD COLUMN (d int, e int)",
         "INSERT INTO t (id, c, d) VALUES (2, '\\', 2)",
         "SET SESSION sql_mode = DEFAULT",
-        "CREATE PROCEDURE p() BEGIN ALTER TABLE t DROP COLUMN D; ALTER TABLE t ADD f decimal(4,1); INSERT INTO t (id, f) VALUES (3, 1.5); END",
+        "CREATE PROCEDURE p() BEGIN ALTER TABLE t DROP COLUMN D; ALTER TABLE t ADD f decimal(4,1);"
+        " INSERT INTO t (id, f) VALUES (3, 1.5); END",
         "CALL p()",
         "USE mysql",
         f"alter table {database.name}.t modify v varchar(12)",

@@ -78,7 +78,8 @@ def test_a_row_of_several_packets(length: int) -> None:
 @pytest.mark.parametrize("few", [True, False])
 def test_a_payload_that_fills_its_packet_is_followed_by_an_empty_one(few: bool) -> None:
     value = bytes(FULL - 4)
-    rows: list[Row] = [[value], [b"after"]] if few else [[value], *([[b"after"]] * 500)]
+    after: Row = [b"after"]
+    rows: list[Row] = [[value], *([after] * (1 if few else 500))]
     assert len(encoded(value)) == FULL
     assert read(result(rows), 1) == rows
 

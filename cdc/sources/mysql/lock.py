@@ -92,8 +92,8 @@ def _attempt(
     try:
         watcher = connect(name, config)
         try:
-            for statement in probes(tables):
-                query(locker, statement)  # opens them, so that locking takes no longer than it must
+            if not _opened(locker, tables):
+                return Missed.BLOCKED
             query(locker, _SETTINGS)
             trip = min(_round_trip(watcher) for _ in range(3))
             if 2 * trip > HELD_SECONDS:
@@ -111,6 +111,18 @@ def _attempt(
         hang_up(locker)
     log.info("source '%s': locks asked for %.1f ms, held %.1f ms, %d sessions", name, 1e3 * (granted - asked), 1e3 * held, len(sessions))
     return position or Missed.SLOW
+
+
+def _opened(locker: Connection, tables: Sequence[Table]) -> bool:
+    """Have the server open the tables, so that locking them takes no longer than it must; False if somebody has one for himself."""
+    try:
+        for statement in probes(tables):
+            query(locker, statement)
+    except pymysql.OperationalError as error:
+        if error.args[0] != ER.LOCK_WAIT_TIMEOUT:
+            raise
+        return False
+    return True
 
 
 def _round_trip(connection: Connection) -> float:
