@@ -6,18 +6,18 @@ The numbers are those of the hard cases.
 from __future__ import annotations
 
 from collections.abc import Iterator
-from contextlib import suppress
+from contextlib import closing, suppress
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from cdc.config import SourceConfig
-from cdc.errors import SchemaUnknown, SourceError, SourceUnavailable
+from cdc.errors import SchemaUnknown, SourceError, SourceUnavailable, ValueUnfit
 from cdc.protocols import Source
 from tests.integration.installation import Installation
 from tests.integration.replay import Twin, opened, step, streaming, until, until_equal
-from tests.servers.mysql import MyDatabase
+from tests.servers.mysql import MyDatabase, rows
 from tests.servers.mysql_binaries import DEFAULT_FLAVOUR, FLAVOURS
 
 # What servers can be told to log of columns: names and keys only with FULL, and with NO_LOG not even signs.
@@ -201,6 +201,27 @@ def test_24_a_key_that_is_none_any_more(database: MyDatabase, twin: Twin) -> Non
     assert twin.schemas["t"].key == ("b", "a")
     run(database, "DROP INDEX u ON t", "INSERT INTO t VALUES (1, 2, 1), (1, 2, 1)")
     mended(database, twin, "the key changed").close()
+    run(database, "ALTER TABLE t ADD id int AUTO_INCREMENT PRIMARY KEY FIRST")
+    mended(database, twin, "'id'").close()
+    assert twin.schemas["t"].key == ("id",)
+
+
+@each_level
+def test_29_a_value_without_faithful_target(database: MyDatabase, twin: Twin) -> None:
+    """It halts and says which; told in the config how to keep the column, and copied anew, the table goes on."""
+    run(database, "SET SESSION sql_mode = ''", "CREATE TABLE t (id int PRIMARY KEY, d date)", "INSERT INTO t VALUES (1, '2026-01-01')")
+    source = streaming(config(database, "t"), twin)
+    run(database, "INSERT INTO t VALUES (2, '2026-02-00')")
+    for _ in range(2):
+        with pytest.raises(ValueUnfit, match="'d'.*2026-02-00"):
+            until(source, twin, lambda: False)
+        source.close()
+        source = opened(config(database, "t"), twin)
+    source.close()
+    twin.want("t")
+    source = streaming(config(database, "t", types={"t.d": "text"}), twin)
+    run(database, "UPDATE t SET d = '0000-00-00' WHERE id = 1")
+    until(source, twin, lambda: twin.rows("t") == [(1, "0000-00-00"), (2, "2026-02-00")])
 
 
 @whatever_is_logged
@@ -251,6 +272,9 @@ def test_25_statements_however_they_are_written(database: MyDatabase, twin: Twin
         ),
         "DELETE FROM t WHERE id = 1",
     )
+    with closing(database.server.connect(database.name, charset="gbk")) as other:
+        rows(other, "ALTER TABLE t ADD 列 varchar(9) COMMENT '\\\\誠' AFTER id")
+        rows(other, "INSERT INTO t (id, 列) VALUES (6, '誠')")
     passed(database, source, twin)
     until_equal(source, twin, database.connection, "select", "t")
     run(database, "DROP TABLE t, mark", "CREATE TABLE t AS SELECT 1 AS id", "INSERT INTO t VALUES (2)", MARK)
