@@ -213,7 +213,7 @@ def test_29_a_value_without_faithful_target(database: MyDatabase, twin: Twin) ->
     source = streaming(config(database, "t"), twin)
     run(database, "INSERT INTO t VALUES (2, '2026-02-00')")
     for _ in range(2):
-        with pytest.raises(ValueUnfit, match="'d'.*2026-02-00"):
+        with pytest.raises(ValueUnfit, match=r"'d'.*2026-02-00"):
             until(source, twin, lambda: False)
         source.close()
         source = opened(config(database, "t"), twin)
