@@ -191,8 +191,6 @@ def test_who_can_not_come_in(any_mysql_database: MyDatabase, monkeypatch: pytest
     [
         ("binlog_format", "'STATEMENT'", "fail", "binlog_format is STATEMENT"),
         ("binlog_format", "'MIXED'", "fail", "binlog_format is MIXED"),
-        ("binlog_row_image", "'MINIMAL'", "warn", "binlog_row_image is MINIMAL"),
-        ("binlog_row_image", "'NOBLOB'", "warn", "binlog_row_image is NOBLOB"),
         ("binlog_row_metadata", "'MINIMAL'", "warn", "binlog_row_metadata is MINIMAL"),
         ("binlog_expire_logs_seconds", "86400", "warn", "kept for 1.0 days"),
         ("sync_binlog", "0", "warn", "sync_binlog is 0"),
@@ -207,15 +205,47 @@ def test_settings(own: MyDatabase, setting: str, value: str, level: str, match: 
     assert all(finding.level == "ok" for finding in check(settings) if match.split(" is ")[0] in finding.what)
 
 
+@pytest.mark.parametrize("image", ["MINIMAL", "NOBLOB"])
+def test_images_that_are_not_whole(own: MyDatabase, image: str) -> None:
+    """MySQL leaves out what did not change, MariaDB more than that."""
+    own.execute(f"SET GLOBAL binlog_row_image = '{image}'")
+    fault = about(config(own.url, "t"), f"binlog_row_image is {image}")
+    assert fault.level == ("fail" if own.server.is_mariadb else "warn")
+    mend(own.server, fault)
+    assert about(config(own.url, "t"), "binlog_row_image").level == "ok"
+
+
+@pytest.mark.parametrize("own_server", ["mariadb-11.8"], indirect=True)
+def test_images_without_what_stayed(own: MyDatabase) -> None:
+    own.execute("SET GLOBAL binlog_row_image = 'FULL_NODUP'")
+    assert not of(config(own.url, "t"), "fail")
+    own.execute("CREATE TABLE computed (id int PRIMARY KEY, v int AS (id + 1) VIRTUAL, s int AS (id + 1) STORED)")
+    (fault,) = of(config(own.url, "t", "computed"), "fail")
+    assert "virtual columns (v) are not logged" in fault.what
+    mend(own.server, fault)
+    assert not of(config(own.url, "computed"), "fail")
+
+
+def test_members_the_catalog_does_not_name(own: MyDatabase) -> None:
+    own.execute("CREATE TABLE marked (id int PRIMARY KEY, e enum('a', '😀') CHARACTER SET utf8mb4, f enum('?') CHARACTER SET latin1)")
+    own.execute("SET GLOBAL binlog_row_metadata = 'MINIMAL'")
+    fault = about(config(own.url, "marked"), "may stand for another")
+    assert (fault.level, "members of e with" in fault.what) == ("warn", True)
+    mend(own.server, fault)
+    assert not [finding for finding in check(config(own.url, "marked")) if "another character" in finding.what]
+
+
 def test_settings_that_go_together(own: MyDatabase) -> None:
     own.execute("CREATE TABLE keyless (line text)")
     settings = config(own.url, "t", "keyless")
     own.execute("SET GLOBAL binlog_row_image = 'MINIMAL'")
-    (fault,) = of(settings, "fail")
-    assert "rows can't be told apart" in fault.what
+    fault = about(settings, "rows can't be told apart")
+    assert fault.level == "fail"
     if not own.server.is_mariadb:
         own.execute("SET GLOBAL binlog_row_value_options = 'PARTIAL_JSON'")
-        mend(own.server, about(settings, "PARTIAL_JSON"))
+        partial = about(settings, "PARTIAL_JSON")
+        assert partial.level == "fail"
+        mend(own.server, partial)
     mend(own.server, fault)
     assert not of(settings, "fail")
     assert not [finding for finding in check(settings) if "PARTIAL_JSON" in finding.what]
@@ -317,6 +347,21 @@ def test_tables_that_can_not_be_followed(any_mysql_database: MyDatabase) -> None
     mend(any_mysql_database.server, memory)
     mend(any_mysql_database.server, myisam)
     assert not [finding for finding in check(config(any_mysql_database.url, "heap", "my")) if "transactions: what" in finding.what]
+
+
+@pytest.mark.parametrize("any_mysql", ["mariadb-11.8"], indirect=True)
+def test_moments_in_the_form_of_mariadb_5_3(any_mysql_database: MyDatabase) -> None:
+    execute = any_mysql_database.execute
+    execute("SET GLOBAL mysql56_temporal_format = OFF")
+    try:
+        execute("CREATE TABLE t (id int PRIMARY KEY, d datetime, at datetime(3), s time(6))")
+    finally:
+        execute("SET GLOBAL mysql56_temporal_format = ON")
+    settings = config(any_mysql_database.url, "t")
+    (fault,) = of(settings, "fail")
+    assert "(at, s)" in fault.what
+    execute(fault.mend.partition(";")[0])
+    assert not of(settings, "fail")
 
 
 CASCADES = (

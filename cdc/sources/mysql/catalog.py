@@ -58,6 +58,7 @@ class ColumnFact:
     generated: str
     invisible: bool
     counts: bool  # AUTO_INCREMENT
+    old_form: bool  # a moment with a fraction as MariaDB 5.3 made it: the log does not tell how long its values are
 
     @property
     def filled(self) -> bool:
@@ -143,6 +144,8 @@ class Catalog:
             raise SourceError("mysql_snapshot.engine", **values)
         if not table.transactional and not table.key:
             raise SourceError("mysql_snapshot.keyless", **values)
+        if old := ", ".join(column.name for column in table.columns if column.old_form):
+            raise SourceError("mysql_snapshot.old_form", columns=old, **values)
 
     def fields(self, table: Table) -> tuple[Field, ...]:
         """How each column is kept. Raises ConfigError for an override that can't be."""
@@ -210,10 +213,10 @@ def _table(name: str, database: str, facts: _Facts, transactional: set[str]) -> 
 
 def _column(row: tuple[Any, ...]) -> ColumnFact:
     name, column_type, charset, collation, nullable, default, extra, _ = row
-    extra = extra.lower()
+    extra, my_type = extra.lower(), declared(column_type, charset)
     return ColumnFact(
         name=name,
-        my_type=declared(column_type, charset),
+        my_type=my_type,
         charset=charset,
         collation=collation,
         nullable=nullable == "YES",
@@ -221,6 +224,7 @@ def _column(row: tuple[Any, ...]) -> ColumnFact:
         generated="virtual" if "virtual generated" in extra else "stored" if "stored generated" in extra else "",
         invisible="invisible" in extra,
         counts="auto_increment" in extra,
+        old_form=my_type.fraction > 0 and "mariadb-5.3" in column_type,
     )
 
 

@@ -15,6 +15,7 @@ import pymysql
 from pymysql.constants import ER
 
 from cdc.config import SourceConfig
+from cdc.decode.mysql.charsets import beyond_bmp
 from cdc.errors import LedgertailError, SourceError
 from cdc.sources.mysql.catalog import Catalog, Table, split
 from cdc.sources.mysql.connection import Connection, default_database, query, quoted, translation
@@ -155,8 +156,12 @@ def _rows(probe: Probe) -> Iterator[Finding]:
         yield _finding("ok", "format", value=row_format)
     else:
         yield _finding("fail", "format", _global(probe, "binlog_format", "'ROW'"), value=row_format)
-    level, mend = ("ok", "") if image == "FULL" else ("warn", _global(probe, "binlog_row_image", "'FULL'"))
-    yield _finding(level, "image" if level == "ok" else "image_partial", mend, value=image)
+    if image in ("FULL", "FULL_NODUP"):
+        yield _finding("ok", "image", value=image)
+    else:
+        # MariaDB's REPLACE leaves out what it set to its default: such a row can't be told from one where it stayed.
+        level, code = ("fail", "image_untold") if probe.server.mariadb else ("warn", "image_partial")
+        yield _finding(level, code, _global(probe, "binlog_row_image", "'FULL'"), value=image)
     if metadata == "FULL":
         yield _finding("ok", "metadata")
     elif metadata:
@@ -164,7 +169,7 @@ def _rows(probe: Probe) -> Iterator[Finding]:
     else:
         yield _finding("warn", "metadata_none", text("mysql.check.mend_upgrade"))
     if settings.get("binlog_row_value_options") and image != "FULL":
-        yield _finding("warn", "value_options", _global(probe, "binlog_row_value_options", "''"), image=image)
+        yield _finding("fail", "value_options", _global(probe, "binlog_row_value_options", "''"), image=image)
 
 
 def _kept(probe: Probe) -> Iterator[Finding]:
@@ -284,18 +289,32 @@ def _table(probe: Probe, name: str) -> Iterator[Finding]:
 
 def _shape(probe: Probe, table: Table) -> Iterator[Finding]:
     """Whether a table's changes can be followed. What refuses a snapshot fails here, with the same words."""
-    image = probe.settings.get("binlog_row_image", "FULL")
     try:
         probe.catalog.refuse(table)
         probe.catalog.schema(table)
     except LedgertailError as error:
         yield Finding("fail", error.message, error.hint)
         return
-    if not table.key and image != "FULL":
-        yield _finding("fail", "table_keyless_partial", _global(probe, "binlog_row_image", "'FULL'"), table=table.name, image=image)
+    yield from _images(probe, table)
     if not table.transactional:
         yield _finding("warn", "engine", f"ALTER TABLE {table.sql} ENGINE = InnoDB;", table=table.name, engine=table.engine)
     yield from _cascades(probe, table)
+
+
+def _images(probe: Probe, table: Table) -> Iterator[Finding]:
+    """Whether all that a row holds is logged, and named."""
+    image = probe.settings.get("binlog_row_image", "FULL")
+    values, mend = {"table": table.name, "image": image}, _global(probe, "binlog_row_image", "'FULL'")
+    if not table.key and image != "FULL":
+        yield _finding("fail", "table_keyless_partial", mend, **values)
+    virtual = [column.name for column in table.columns if column.generated == "virtual"]
+    if virtual and image == "FULL_NODUP":
+        yield _finding("fail", "virtual_partial", mend, columns=", ".join(virtual), **values)
+    types = {column.name: column.my_type for column in table.columns}
+    unsure = [name for name, my_type in types.items() if beyond_bmp(my_type.charset or "") and "?" in "".join(my_type.members)]
+    if unsure and probe.settings.get("binlog_row_metadata") != "FULL":
+        mend = _global(probe, "binlog_row_metadata", "'FULL'")
+        yield _finding("warn", "members", mend, columns=", ".join(unsure), **values)
 
 
 def _cascades(probe: Probe, table: Table) -> Iterator[Finding]:
