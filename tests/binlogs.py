@@ -10,7 +10,8 @@ from typing import Any
 import pytest
 import zstandard
 
-from cdc.decode.mysql.binlog import Decoder, Effect, NewSchema, Resolved, Truncate
+from cdc.decode.mysql.binlog import Decoder
+from cdc.decode.mysql.captured import Effect, NewSchema, Resolved, Truncate
 from cdc.decode.mysql.fields import make_field
 from cdc.decode.mysql.types import MyType
 from cdc.decode.mysql.wire import Statement, TableMap

@@ -10,7 +10,8 @@ from typing import Any
 import pytest
 from pymysql.connections import Connection
 
-from cdc.decode.mysql.binlog import Decoder, Effect, Resolved
+from cdc.decode.mysql.binlog import Decoder
+from cdc.decode.mysql.captured import Effect, Resolved
 from cdc.decode.mysql.fields import make_field
 from cdc.decode.mysql.gtid import parse_gtids
 from cdc.decode.mysql.types import declared, wire_type

@@ -12,7 +12,8 @@ from pathlib import Path
 
 import pytest
 
-from cdc.decode.mysql.binlog import Decoder, Effect, NewSchema, Resolved
+from cdc.decode.mysql.binlog import Decoder
+from cdc.decode.mysql.captured import Effect, NewSchema, Resolved
 from cdc.decode.mysql.wire import Statement, TableMap
 from cdc.errors import SourceError
 from cdc.types import TableSchema

@@ -20,7 +20,8 @@ import pyarrow as pa
 import pytest
 from pymysqlreplication.constants import FIELD_TYPE
 
-from cdc.decode.mysql.binlog import Decoder, Resolved
+from cdc.decode.mysql.binlog import Decoder
+from cdc.decode.mysql.captured import Resolved
 from cdc.decode.mysql.fields import Field, make_field, select_expression
 from cdc.decode.mysql.types import OLD_TIMES, MyType, declared, fits_wire, wire_type
 from cdc.decode.mysql.wire import TableMap, WireColumn

@@ -9,9 +9,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from cdc.decode.mysql.events import Gtid, Header, Malformed, Reader, read_gtid, read_heartbeat, read_query, read_savepoint, read_xa
+from cdc.decode.mysql.events import Gtid, Header, Reader, read_gtid, read_heartbeat, read_query, read_savepoint, read_xa
 from cdc.decode.mysql.gtid import parse_gtids
-from cdc.decode.mysql.wire import Place
+from cdc.decode.mysql.wire import Malformed, Place
 from cdc.errors import SourceError
 from tests.binlogs import (
     ARTIFICIAL,

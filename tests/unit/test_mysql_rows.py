@@ -7,12 +7,13 @@ from collections.abc import Sequence
 
 import pytest
 
-from cdc.decode.mysql.binlog import Decoder, Resolved
-from cdc.decode.mysql.events import Malformed, Reader
+from cdc.decode.mysql.binlog import Decoder
+from cdc.decode.mysql.captured import Resolved
+from cdc.decode.mysql.events import Reader
 from cdc.decode.mysql.fields import make_field
 from cdc.decode.mysql.table_map import read_table_map
 from cdc.decode.mysql.types import MyType
-from cdc.decode.mysql.wire import Statement, TableMap, WireColumn
+from cdc.decode.mysql.wire import Malformed, Statement, TableMap, WireColumn
 from cdc.errors import SchemaUnknown
 from cdc.types import TableSchema
 from tests.binlogs import (

@@ -11,8 +11,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from cdc.decode.mysql.packed import Malformed
 from cdc.decode.mysql.text_rows import EIGHT, NULL, THREE, TWO, TextRows
+from cdc.decode.mysql.wire import Malformed
 
 Row = list[bytes | None]
 FULL = (1 << 24) - 1

@@ -13,14 +13,15 @@ The text is that of MySQL 8.0 and later: 5.7 prints a double without fraction as
 
 from __future__ import annotations
 
-import json
 from base64 import encodebytes
 from collections.abc import Iterable
 from decimal import Decimal
 from json.encoder import encode_basestring
 from math import isfinite
 from struct import Struct
-from typing import NoReturn, TypeAlias
+from typing import TypeAlias
+
+from cdc.decode.mysql.wire import Malformed
 
 # A scalar is its JSON text, so no number is ever anything but the server's digits; an object's keys are unescaped, in stored order.
 Node: TypeAlias = "str | list[Node] | dict[str, Node]"
@@ -53,10 +54,6 @@ _DIGIT_BYTES = (0, 1, 1, 2, 2, 3, 3, 4, 4, 4)
 _quoted = encode_basestring
 
 
-class Malformed(ValueError):
-    """Bytes that are no document of a MySQL server."""
-
-
 def json_text(value: bytes) -> str:
     """The text the server gives for a JSON column's value as it stands in a row image. Raises Malformed."""
     return document_text(read_binary(value))
@@ -68,14 +65,6 @@ def read_binary(value: bytes) -> Node:
         return _Reader(value).value(value[0], 1, len(value), 0) if value else "null"
     except UnicodeDecodeError as error:
         raise Malformed(f"a string is not UTF-8: {error}") from error
-
-
-def read_text(text: str) -> Node:
-    """A document from text that a server or `document_text` wrote; numbers keep their digits. Raises Malformed."""
-    try:
-        return _from_python(json.loads(text, parse_int=_Number, parse_float=_Number, parse_constant=_no_number))
-    except (ValueError, RecursionError) as error:
-        raise Malformed(f"the text is no JSON document: {error}") from error
 
 
 def document_text(node: Node, depth: int = 0) -> str:
@@ -182,30 +171,6 @@ def _inlined_text(kind: int, raw: int) -> str:
     if kind in (INT16, INT32) and raw >> bits - 1:
         raw -= 1 << bits
     return str(raw)
-
-
-class _Number(str):
-    """A number of a JSON text, as told apart from its strings."""
-
-    __slots__ = ()
-
-
-def _no_number(name: str) -> NoReturn:
-    raise ValueError(f"{name} is no JSON number")
-
-
-def _from_python(value: object) -> Node:
-    match value:
-        case _Number():
-            return str(value)
-        case str():
-            return _quoted(value)
-        case list():
-            return [_from_python(child) for child in value]
-        case dict():
-            return {key: _from_python(child) for key, child in value.items()}
-    # None, True and False.
-    return json.dumps(value)
 
 
 def double_text(value: float) -> str:

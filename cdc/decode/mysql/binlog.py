@@ -20,18 +20,16 @@ import pyarrow as pa
 from pymysqlreplication.constants import BINLOG
 
 from cdc.decode.mysql import events as ev
-from cdc.decode.mysql.captured import Changes, Layout, Resolved
-from cdc.decode.mysql.events import ARTIFICIAL, HEADER, IGNORABLE, Gtid, Header, Malformed, Reader, Xid
+from cdc.decode.mysql.captured import Changes, Effect, Layout, Resolved, Truncate
+from cdc.decode.mysql.events import ARTIFICIAL, HEADER, IGNORABLE, Gtid, Header, Reader, Xid
 from cdc.decode.mysql.gtid import Gtids, GtidSet, with_gtid
 from cdc.decode.mysql.pending import Pending, Transaction
 from cdc.decode.mysql.position import file_number, place_text
 from cdc.decode.mysql.rows import KINDS
 from cdc.decode.mysql.table_map import read_table_map, table_id
-from cdc.decode.mysql.wire import Place, Statement, TableMap
+from cdc.decode.mysql.wire import Malformed, Place, Statement, TableMap
 from cdc.errors import SourceError
-from cdc.types import TableChanges, TableSchema
-
-__all__ = ["Decoder", "Effect", "NewSchema", "Resolved", "Truncate"]
+from cdc.types import TableChanges
 
 _OFFSETS = 1 << 32  # how far the offset in a header counts
 _MAPS_MAX = 10_000
@@ -53,23 +51,6 @@ _GTIDS = (BINLOG.GTID_LOG_EVENT, BINLOG.ANONYMOUS_GTID_LOG_EVENT, ev.GTID_TAGGED
 _OUTSIDE = frozenset((*_GTIDS, *_HEARTBEATS, BINLOG.ROTATE_EVENT, BINLOG.FORMAT_DESCRIPTION_EVENT, ev.TRANSACTION_PAYLOAD))
 
 Stops = Iterable[None]  # stops where what is pending must be taken before it can go on
-
-
-@dataclass(frozen=True, slots=True)
-class Truncate:
-    """A statement emptied a captured table, whose schema it still has."""
-
-    schema: TableSchema
-
-
-@dataclass(frozen=True, slots=True)
-class NewSchema:
-    """A statement changed a captured table's schema: to be recorded even if no row follows."""
-
-    schema: TableSchema
-
-
-Effect = Truncate | NewSchema
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,4 +1,4 @@
-"""What a table of the stream is captured as, and what its rows events change."""
+"""What a table of the stream is captured as, and what rows events and statements change in it."""
 
 from __future__ import annotations
 
@@ -30,6 +30,23 @@ class Resolved:
     schema: TableSchema
     fields: tuple[Field | None, ...]
     virtual: frozenset[int] | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Truncate:
+    """A statement emptied a captured table, whose schema it still has."""
+
+    schema: TableSchema
+
+
+@dataclass(frozen=True, slots=True)
+class NewSchema:
+    """A statement changed a captured table's schema: to be recorded even if no row follows."""
+
+    schema: TableSchema
+
+
+Effect = Truncate | NewSchema
 
 
 class Layout:

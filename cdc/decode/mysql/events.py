@@ -22,7 +22,7 @@ import zstandard
 from pymysqlreplication.constants import BINLOG
 
 from cdc.decode.mysql.charsets import charset_of, decoder
-from cdc.decode.mysql.wire import Statement
+from cdc.decode.mysql.wire import Malformed, Statement
 
 HEADER, CRC = 19, 4
 ARTIFICIAL, IGNORABLE = 0x20, 0x80
@@ -43,10 +43,6 @@ _ZSTD, _NONE = 0, 255
 # MariaDB's GTID_EVENT.
 STANDALONE, _GROUP_COMMIT, PREPARED_XA, _COMPLETED_XA = 0x01, 0x02, 0x40, 0x80
 _START_ALTER, _ROLLBACK_ALTER = 0x02, 0x08  # of its second byte of flags
-
-
-class Malformed(Exception):
-    """What came is no binlog event; the text says how."""
 
 
 class Header(NamedTuple):

@@ -15,7 +15,8 @@ from enum import IntEnum
 from functools import reduce
 from typing import NamedTuple
 
-from cdc.decode.mysql.binary_json import Malformed, Node, document_text, read_binary, read_text
+from cdc.decode.mysql.binary_json import Node, document_text, read_binary
+from cdc.decode.mysql.wire import Malformed
 
 INDEX_MAX = 0xFFFF_FFFF
 
@@ -53,13 +54,11 @@ class Diff:
     value: Node | None
 
 
-def apply_diffs(before: bytes | str, diffs: bytes) -> str:
-    """The text of the document after a partial update, equal to the server's own.
+def apply_diffs(document: Node, diffs: bytes) -> str:
+    """The text of a document after a partial update, equal to the server's own; the document is changed.
 
-    `before` is the document in binary form, or as text where the before image has none (binlog_row_image=MINIMAL); `diffs` the bytes
-    after their 4-byte length, none of which mean no change. Raises Malformed, and Rejected where replication would stop.
+    `diffs` are the bytes after their 4-byte length; none mean no change. Raises Malformed, and Rejected where replication would stop.
     """
-    document = read_text(before) if isinstance(before, str) else read_binary(before)
     for diff in read_diffs(diffs):
         _apply(document, diff)
     return document_text(document)

@@ -25,8 +25,8 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from pymysqlreplication.constants import FIELD_TYPE
 
-from cdc.decode.mysql.packed import Malformed, Wire, array_of, at_most, big, bits, divided, joined, little, whole
-from cdc.decode.mysql.wire import WireColumn
+from cdc.decode.mysql.packed import Wire, array_of, at_most, big, bits, divided, joined, little, whole
+from cdc.decode.mysql.wire import Malformed, WireColumn
 
 TIMESTAMP, TIMESTAMPTZ = pa.timestamp("us"), pa.timestamp("us", "UTC")
 YEAR_MAX = 9999

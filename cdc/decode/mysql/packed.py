@@ -12,11 +12,9 @@ from functools import cache
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from cdc.decode.mysql.wire import Malformed
+
 Wire = Sequence[bytes | None]
-
-
-class Malformed(ValueError):
-    """Bytes that are no value of the column's type; the text says how."""
 
 
 @cache

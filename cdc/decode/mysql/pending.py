@@ -13,9 +13,9 @@ import pyarrow as pa
 from pymysqlreplication.constants import FIELD_TYPE
 
 from cdc.decode.mysql.captured import Changes, Layout
-from cdc.decode.mysql.events import Header, Malformed, Xid, inflate
+from cdc.decode.mysql.events import Header, Xid, inflate
 from cdc.decode.mysql.rows import Value
-from cdc.decode.mysql.wire import Place
+from cdc.decode.mysql.wire import Malformed, Place
 from cdc.errors import SchemaUnknown, SourceError
 from cdc.types import ABSENT, OLD, OP, ORDINAL, TRANSACTIONS, TRUNCATE, TXN, UPDATE, TableChanges, TableSchema
 

@@ -19,11 +19,11 @@ from typing import Any, NamedTuple
 
 from pymysqlreplication.constants import BINLOG, FIELD_TYPE
 
-from cdc.decode.mysql import binary_json
-from cdc.decode.mysql.events import Malformed, Reader, decompressed
+from cdc.decode.mysql.binary_json import read_binary
+from cdc.decode.mysql.events import Reader, decompressed
 from cdc.decode.mysql.json_diff import Rejected, apply_diffs
 from cdc.decode.mysql.table_map import VECTOR, bit
-from cdc.decode.mysql.wire import TableMap, WireColumn
+from cdc.decode.mysql.wire import Malformed, TableMap, WireColumn
 from cdc.errors import SchemaUnknown, SourceError
 from cdc.types import DELETE, INSERT, UPDATE
 
@@ -261,9 +261,9 @@ class _Unpatched(Exception):
 
 def _patched(document: Value, diffs: Value) -> str:
     """The text of a document after diffs."""
-    if document is None or not isinstance(diffs, bytes):
+    if not isinstance(document, bytes) or not isinstance(diffs, bytes):
         raise _Unpatched
     try:
-        return apply_diffs(document, diffs)
-    except (binary_json.Malformed, Rejected) as fault:
+        return apply_diffs(read_binary(document), diffs)
+    except Rejected as fault:
         raise Malformed(str(fault)) from fault

@@ -12,8 +12,8 @@ from typing import Any
 
 from pymysqlreplication.constants import FIELD_TYPE
 
-from cdc.decode.mysql.events import Malformed, Reader
-from cdc.decode.mysql.wire import TableMap, WireColumn
+from cdc.decode.mysql.events import Reader
+from cdc.decode.mysql.wire import Malformed, TableMap, WireColumn
 
 # Numbers that python-mysql-replication does not have.
 TYPED_ARRAY, VECTOR = 20, 242

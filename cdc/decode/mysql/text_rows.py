@@ -19,7 +19,8 @@ from struct import Struct
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from cdc.decode.mysql.packed import Malformed, whole
+from cdc.decode.mysql.packed import whole
+from cdc.decode.mysql.wire import Malformed
 
 NULL, TWO, THREE, EIGHT = 0xFB, 0xFC, 0xFD, 0xFE
 _HEADER, _FULL = 4, (1 << 24) - 1

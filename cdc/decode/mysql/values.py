@@ -22,9 +22,9 @@ from cdc.decode.mysql import moments
 from cdc.decode.mysql.binary_json import json_text
 from cdc.decode.mysql.charsets import Decode, beyond_bmp, decoder, extends_ascii
 from cdc.decode.mysql.decimals import DIGITS_MAX, packed_decimals, packed_texts, printed
-from cdc.decode.mysql.packed import Malformed, Wire, big, little, numbers, signed24
+from cdc.decode.mysql.packed import Wire, big, little, numbers, signed24
 from cdc.decode.mysql.types import BYTES, GEOMETRIES, INTEGERS, INTERNET, MEMBERS, TEXTS, MyType
-from cdc.decode.mysql.wire import WireColumn
+from cdc.decode.mysql.wire import Malformed, WireColumn
 
 FromWire = Callable[[Wire, WireColumn], pa.Array]
 FromText = Callable[[pa.Array], pa.Array]

@@ -9,6 +9,10 @@ from dataclasses import dataclass
 from typing import NamedTuple
 
 
+class Malformed(ValueError):
+    """Bytes that are not what they should be by the servers' manuals; the text says how."""
+
+
 class Place(NamedTuple):
     """A place in one server's binlog, ordered: the number at the end of the file's name, and the offset in it (64 bits)."""
 

@@ -11,7 +11,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 
 from cdc.decode.mysql.alter import PRIMARY, Alteration, DropIndex
-from cdc.decode.mysql.binlog import Effect, NewSchema, Resolved, Truncate
+from cdc.decode.mysql.captured import Effect, NewSchema, Resolved, Truncate
 from cdc.decode.mysql.ddl import Kind, TableEffect, effects
 from cdc.decode.mysql.evolution import follow
 from cdc.decode.mysql.fields import Field, fields_of

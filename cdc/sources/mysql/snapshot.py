@@ -20,8 +20,8 @@ from pymysql.constants import ER
 
 from cdc.config import SourceConfig
 from cdc.decode.mysql.fields import Field
-from cdc.decode.mysql.packed import Malformed
 from cdc.decode.mysql.types import INTEGERS
+from cdc.decode.mysql.wire import Malformed
 from cdc.errors import SourceUnavailable
 from cdc.sources.mysql.catalog import Catalog, Table
 from cdc.sources.mysql.chunks import Block, blocks, selection
