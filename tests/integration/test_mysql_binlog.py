@@ -12,6 +12,7 @@ from pathlib import Path
 
 import pytest
 
+from cdc.decode.mysql import aside
 from cdc.decode.mysql.binlog import Decoder
 from cdc.decode.mysql.captured import Effect, NewSchema, Resolved
 from cdc.decode.mysql.wire import Statement, TableMap
@@ -170,7 +171,10 @@ def test_xa(tap: Tap) -> None:
     assert len(transactions) == 2
 
 
-def test_xa_that_is_decided_later(tap: Tap) -> None:
+@pytest.mark.parametrize("in_memory", [1, aside.MEMORY_MAX])
+def test_xa_that_is_decided_later(tap: Tap, in_memory: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What it changed waits in memory, or in a file where it is much."""
+    monkeypatch.setattr(aside, "MEMORY_MAX", in_memory)
     run(tap, "CREATE TABLE a (id INT PRIMARY KEY, note TEXT)", "CREATE TABLE other (id INT PRIMARY KEY)")
     server = tap.database.server
     with closing(server.connect(tap.database.name)) as first, closing(server.connect(tap.database.name)) as second:

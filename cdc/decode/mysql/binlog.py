@@ -20,6 +20,7 @@ import pyarrow as pa
 from pymysqlreplication.constants import BINLOG
 
 from cdc.decode.mysql import events as ev
+from cdc.decode.mysql.aside import Aside
 from cdc.decode.mysql.captured import Changes, Effect, Layout, Resolved, Truncate
 from cdc.decode.mysql.events import ARTIFICIAL, HEADER, IGNORABLE, Gtid, Header, Reader, Xid
 from cdc.decode.mysql.gtid import Gtids, GtidSet, with_gtid
@@ -59,7 +60,7 @@ class _Prepared:
 
     place: Place
     start: tuple[str, int]
-    events: list[tuple[Header, bytes]]
+    events: Aside
 
 
 class Decoder:
@@ -289,7 +290,7 @@ class Decoder:
         gtid = ev.read_gtid(reader, header)
         yield from self._begin(header, gtid, bracketed=self._mariadb and not gtid.flags & ev.STANDALONE)
         if gtid.flags & ev.PREPARED_XA:
-            self._now.xid = gtid.xid
+            self._now.xid, self._now.aside = gtid.xid, Aside()
 
     def _begin(self, header: Header, gtid: Gtid, bracketed: bool) -> Stops:
         place = Place(self.position.file, self._start)
@@ -313,7 +314,7 @@ class Decoder:
         transaction, self._transaction = self._now, None
         if transaction.fragments:
             raise Malformed("the fragments of a rows event before it are not complete")
-        transaction.aside = []
+        transaction.aside = None
         if transaction.gtid is not None and not transaction.skipped:
             self.gtids = with_gtid(self.gtids, transaction.gtid)
 
@@ -372,8 +373,8 @@ class Decoder:
 
     def _savepoint(self, header: Header, event: bytes, back: bool, name: str) -> None:
         transaction = self._now
-        if transaction.xid is not None:
-            transaction.aside.append((header, event))
+        if transaction.aside is not None:
+            transaction.aside.append(header, event)
         elif not back:
             transaction.savepoints[name] = transaction.ordinal, self.pending_bytes
         elif name in transaction.savepoints:
@@ -386,7 +387,7 @@ class Decoder:
     def _xa(self, header: Header, verb: str, xid: Xid) -> Stops:
         if verb == "START":
             yield from self._bracket(header)
-            self._now.xid = xid
+            self._now.xid, self._now.aside = xid, Aside()
         elif verb in ("COMMIT", "ROLLBACK"):
             if self._transaction is None:
                 yield from self._begin(header, Gtid(None), bracketed=False)
@@ -398,21 +399,22 @@ class Decoder:
     def _xa_prepare(self, _: Header, reader: Reader) -> Stops:
         transaction = self._now
         xid, one_phase = ev.read_xa_prepare(reader)
-        if transaction.xid != xid:
+        aside = transaction.aside
+        if transaction.xid != xid or aside is None:
             raise Malformed("it is of another transaction")
         if one_phase:
-            yield from self._replay(transaction.aside)
+            yield from self._replay(aside)
         elif transaction.touched:
-            self._prepared[xid] = _Prepared(transaction.place, (self.file, transaction.place.offset), transaction.aside)
+            self._prepared[xid] = _Prepared(transaction.place, (self.file, transaction.place.offset), aside)
         self._end()
 
-    def _replay(self, events: Sequence[tuple[Header, bytes]]) -> Stops:
+    def _replay(self, events: Aside) -> Stops:
         """The changes of an XA transaction that is committed now, as changes of the open transaction."""
-        self._now.xid = None
-        for header, event in [] if self._now.skipped else events:
+        self._now.xid = self._now.aside = None
+        for header, event in () if self._now.skipped else events:
             yield from self._handle(header, Reader(event))
 
-    def _touches(self, events: Sequence[tuple[Header, bytes]]) -> bool:
+    def _touches(self, events: Aside) -> bool:
         maps = (Reader(event) for header, event in events if header.kind == BINLOG.TABLE_MAP_EVENT)
         return any(self._described(reader) is not None for reader in maps)
 
@@ -422,9 +424,9 @@ class Decoder:
         transaction = self._now
         event = reader.data[reader.place : reader.end]
         layout = None if transaction.skipped else self._described(reader)
-        if transaction.xid is not None and (transaction.skipped or layout is not None):
+        if transaction.aside is not None and (transaction.skipped or layout is not None):
             transaction.touched = True
-            transaction.aside.append((header, event))
+            transaction.aside.append(header, event)
         return ()
 
     def _described(self, reader: Reader) -> Layout | None:
@@ -440,11 +442,11 @@ class Decoder:
 
     def _rows(self, header: Header, reader: Reader) -> Stops:
         transaction = self._now
-        event = reader.data[reader.place : reader.end] if transaction.xid is not None else b""
+        start, aside = reader.place, transaction.aside
         number, flags = table_id(reader), reader.uint(2)
         if transaction.skipped:
-            if event:
-                transaction.aside.append((header, event))
+            if aside is not None:
+                aside.append(header, reader.data[start : reader.end])
             return
         if number not in self._maps:
             if number == _DUMMY_TABLE and flags & _STATEMENT_ENDS:
@@ -453,8 +455,8 @@ class Decoder:
         layout = self._maps[number][1]
         if layout is None:
             return
-        if event:
-            transaction.aside.append((header, event))
+        if aside is not None:
+            aside.append(header, reader.data[start : reader.end])
             return
         rows = layout.walker.read(header.kind, reader)
         yield from self._add(layout, layout.changes(rows), rows.size)

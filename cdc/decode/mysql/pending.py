@@ -12,8 +12,9 @@ from typing import cast
 import pyarrow as pa
 from pymysqlreplication.constants import FIELD_TYPE
 
+from cdc.decode.mysql.aside import Aside
 from cdc.decode.mysql.captured import Changes, Layout
-from cdc.decode.mysql.events import Header, Xid, inflate
+from cdc.decode.mysql.events import Xid, inflate
 from cdc.decode.mysql.rows import Value
 from cdc.decode.mysql.wire import Malformed, Place
 from cdc.errors import SchemaUnknown, SourceError
@@ -24,10 +25,10 @@ PACKED_AT = 2 << 20  # bytes of rows that wait to be turned into Arrow together
 
 @dataclass(slots=True)
 class Transaction:
-    """A transaction of the log. `bracketed`: it ends with an event of its own, not with the first statement. `xid`: it is of XA.
+    """A transaction of the log. `bracketed`: it ends with an event of its own, not with the first statement. `xid`: it is of XA, undecided.
 
-    `ordinal` counts its changes, of which those before `taken` were taken. `aside` has the events of an XA transaction until it is
-    decided, which is of captured tables if `touched`. `skipped`: it was applied already. `alters`: its statement has an effect.
+    `ordinal` counts its changes, of which those before `taken` were taken. `aside` has the events of an XA transaction, which is of
+    captured tables if `touched`. `skipped`: it was applied already. `alters`: its statement has an effect.
     """
 
     place: Place
@@ -44,7 +45,7 @@ class Transaction:
     taken: int = 0
     listed: bool = False
     savepoints: dict[str, tuple[int, int]] = field(default_factory=dict)
-    aside: list[tuple[Header, bytes]] = field(default_factory=list)
+    aside: Aside | None = None
     fragments: list[bytes] = field(default_factory=list)
 
 
