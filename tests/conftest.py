@@ -20,7 +20,7 @@ from tests.servers.mysql_binaries import DEFAULT_FLAVOUR, FLAVOURS
 from tests.servers.postgres import Database, RunningPostgres, fresh_database, running
 from tests.servers.postgres_binaries import DEFAULT_VERSION, VERSIONS
 
-PROPERTY_SECONDS = float(os.environ.get("LEDGERTAIL_TEST_PROPERTY_SECONDS", "20"))
+PROPERTY_SECONDS = float(os.environ.get("LEDGERTAIL_TEST_PROPERTY_SECONDS", "10"))
 
 # Random examples each run; a failure prints the blob that repeats it.
 settings.register_profile("ledgertail", deadline=None, print_blob=True, derandomize=False, suppress_health_check=[HealthCheck.too_slow])
