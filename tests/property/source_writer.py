@@ -342,6 +342,8 @@ class Writer:
     def _run(self, who: int, statement: str, arguments: Sequence[Any], *changes: Change) -> None:
         opened = self._opened(who)
         self._sessions[who].execute(statement, arguments)
+        # The server keeps a table for whoever has named it, even if nothing was changed.
+        opened.held |= {("fees",)} if "fees" in statement else {("orders", 0, "")}
         opened.held |= {_item(change.at) if change.table == "orders" else (change.table,) for change in changes}
         opened.changes += changes
 

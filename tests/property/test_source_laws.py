@@ -35,7 +35,6 @@ from tests.property.source_writer import COLUMNS, Writer
 from tests.property.test_laws import Store, assert_sound
 from tests.servers.postgres import Database
 
-pytestmark = pytest.mark.slow  # `pytest -m slow tests/property`: four kinds of servers, twenty seconds a law and kind
 PATIENCE_SECONDS = 60
 SCHEMAS = (ORDERS, FEES, MARKS)
 TABLES = [schema.table for schema in SCHEMAS]

@@ -33,6 +33,7 @@ ADDRESS_VARIABLES = {False: "LEDGERTAIL_TEST_MYSQL_URL", True: "LEDGERTAIL_TEST_
 Settings = Mapping[str, str | int | None]
 SETTINGS: Settings = {
     "log_bin": "binlog",
+    "lock_wait_timeout": 60,  # not a day, for a test that waits for itself
     "binlog_format": "ROW",
     "binlog_row_image": "FULL",
     "binlog_row_metadata": "FULL",

@@ -69,7 +69,8 @@ class Decoder:
     `resolve` gives what a table is captured as, or None; asked once per content of a table map and server start, and again after a
     statement had effects. `statement` is told every statement that is no bracket and gives its effects in order; for what was applied
     already (before `skip_until`) neither is asked.
-    `in_transaction`: one has begun and not ended. `pending_bytes`: the size of the rows' events that `take` would give.
+    `in_transaction`: one has begun and not ended. `pending_bytes`: the size of the rows' events to be taken; of a transaction that may
+    still be rolled back, in whole or to a savepoint, none is, and what goes beyond a batch waits aside.
     `position`, `file`: the end of the last transaction or, between transactions, of the last event, and the name of that file.
     `born`: when that file was begun, in seconds; None while not told. `gtids`: all transactions up to `position`.
     """
@@ -132,7 +133,8 @@ class Decoder:
 
     @property
     def pending_bytes(self) -> int:
-        return self._pending.bytes
+        now = self._transaction
+        return self._pending.bytes if now is None or now.decided else now.bytes_before
 
     @property
     def open_xa(self) -> tuple[str, int] | None:
@@ -144,8 +146,8 @@ class Decoder:
 
         That is len(events), or where a transaction begins whose place is `before` or later, or what follows a transaction once `enough`
         bytes are pending; or an event that can't go on before what is pending is taken: a table with pending rows has a new schema, or
-        a transaction has twice `enough` pending (part of that event may have been consumed). Raises SourceError for what is no binlog
-        or can't be told from it, and what `resolve` and `statement` raise; the decoder is of no use then.
+        a transaction that is decided has twice `enough` pending (part of that event may have been consumed). Raises SourceError for what
+        is no binlog or can't be told from it, and what `resolve` and `statement` raise; the decoder is of no use then.
         """
         index, self._before, self._enough = start, before, enough
         try:
@@ -310,6 +312,12 @@ class Decoder:
             place, position, gtid.gtid, committed_us, bracketed, gtid.alters, skipped, bytes_before=self._pending.bytes
         )
 
+    def _commit(self) -> Stops:
+        """The open transaction is to stay: what waits for that comes now, unless it waits for a second phase."""
+        if (aside := self._now.aside) is not None:
+            yield from self._replay(aside)
+        self._end()
+
     def _end(self) -> None:
         transaction, self._transaction = self._now, None
         if transaction.fragments:
@@ -325,23 +333,22 @@ class Decoder:
         return self._transaction
 
     def _xid(self, _: Header, __: Reader) -> Stops:
-        self._end()
-        return ()
+        return self._commit()
 
     def _query(self, header: Header, reader: Reader) -> Stops:
-        event = reader.data[reader.place : reader.end]
         statement = ev.read_query(reader, header)
         text = statement.text
         if text == "BEGIN":
             yield from self._bracket(header)
-        elif text in ("COMMIT", "ROLLBACK"):
-            if text == "ROLLBACK":
-                self._pending.cut(self._now, 0, self._now.bytes_before)
+        elif text == "COMMIT":
+            yield from self._commit()
+        elif text == "ROLLBACK":
+            self._pending.cut(self._now, 0, self._now.bytes_before)
             self._end()
         elif xa := ev.read_xa(text):
             yield from self._xa(header, *xa)
         elif savepoint := ev.read_savepoint(text):
-            self._savepoint(header, event, *savepoint)
+            self._savepoint(*savepoint)
         else:
             if self._transaction is None:
                 yield from self._begin(header, Gtid(None), bracketed=False)
@@ -371,14 +378,15 @@ class Decoder:
             else:
                 self._pending.announce(effect.schema)
 
-    def _savepoint(self, header: Header, event: bytes, back: bool, name: str) -> None:
-        transaction = self._now
-        if transaction.aside is not None:
-            transaction.aside.append(header, event)
-        elif not back:
-            transaction.savepoints[name] = transaction.ordinal, self.pending_bytes
+    def _savepoint(self, back: bool, name: str) -> None:
+        transaction, aside = self._now, self._now.aside
+        if not back:
+            transaction.savepoints[name] = transaction.ordinal, self._pending.bytes, aside.end if aside else 0
         elif name in transaction.savepoints:
-            self._pending.cut(transaction, *transaction.savepoints[name])
+            ordinal, size, end = transaction.savepoints[name]
+            self._pending.cut(transaction, ordinal, size)
+            if aside is not None:
+                aside.cut(end)
         elif not transaction.skipped:
             raise Malformed("it goes back to a savepoint that was not set")
 
@@ -409,8 +417,8 @@ class Decoder:
         self._end()
 
     def _replay(self, events: Aside) -> Stops:
-        """The changes of an XA transaction that is committed now, as changes of the open transaction."""
-        self._now.xid = self._now.aside = None
+        """What waited comes now, as changes of the open transaction, which is not rolled back any more."""
+        self._now.xid, self._now.aside, self._now.decided = None, None, True
         for header, event in () if self._now.skipped else events:
             yield from self._handle(header, Reader(event))
 
@@ -455,6 +463,9 @@ class Decoder:
         layout = self._maps[number][1]
         if layout is None:
             return
+        full = self._pending.bytes >= self._enough or not self._pending.has_room(layout.schema)
+        if aside is None and not transaction.decided and full:
+            aside = transaction.aside = Aside()
         if aside is not None:
             aside.append(header, reader.data[start : reader.end])
             return

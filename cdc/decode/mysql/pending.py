@@ -17,7 +17,7 @@ from cdc.decode.mysql.captured import Changes, Layout
 from cdc.decode.mysql.events import Xid, inflate
 from cdc.decode.mysql.rows import Value
 from cdc.decode.mysql.wire import Malformed, Place
-from cdc.errors import SchemaUnknown, SourceError
+from cdc.errors import SchemaUnknown
 from cdc.types import ABSENT, OLD, OP, ORDINAL, TRANSACTIONS, TRUNCATE, TXN, UPDATE, TableChanges, TableSchema
 
 PACKED_AT = 2 << 20  # bytes of rows that wait to be turned into Arrow together
@@ -25,10 +25,12 @@ PACKED_AT = 2 << 20  # bytes of rows that wait to be turned into Arrow together
 
 @dataclass(slots=True)
 class Transaction:
-    """A transaction of the log. `bracketed`: it ends with an event of its own, not with the first statement. `xid`: it is of XA, undecided.
+    """A transaction of the log. `bracketed`: it ends with an event of its own, not with the first statement. `xid`: it is of XA.
 
-    `ordinal` counts its changes, of which those before `taken` were taken. `aside` has the events of an XA transaction, which is of
-    captured tables if `touched`. `skipped`: it was applied already. `alters`: its statement has an effect.
+    `ordinal` counts its changes, of which those before `taken` were taken. `decided`: its end is known, it is not rolled back any more.
+    `aside` has events that wait for that: all of an XA transaction, which is of captured tables if `touched`, or those beyond a batch.
+    `savepoints`: by name, the ordinal, the bytes pending and the end of `aside` then. `skipped`: it was applied already. `alters`: its
+    statement has an effect.
     """
 
     place: Place
@@ -44,7 +46,8 @@ class Transaction:
     ordinal: int = 0
     taken: int = 0
     listed: bool = False
-    savepoints: dict[str, tuple[int, int]] = field(default_factory=dict)
+    decided: bool = False
+    savepoints: dict[str, tuple[int, int, int]] = field(default_factory=dict)
     aside: Aside | None = None
     fragments: list[bytes] = field(default_factory=list)
 
@@ -62,11 +65,16 @@ class Pending:
         """Changes; a new schema without any counts as one."""
         return sum(max(table.rows, table.announced) for table in self._tables.values())
 
+    def has_room(self, schema: TableSchema) -> bool:
+        """Whether no rows of the table are pending that have another schema."""
+        table = self._tables.get(schema.table)
+        return table is None or table.schema == schema or not table.rows
+
     def room(self, schema: TableSchema) -> Iterable[None]:
         """Stops as long as rows of the table are pending that have another schema."""
-        while (table := self._tables.get(schema.table)) and table.schema != schema and table.rows:
+        while not self.has_room(schema):
             yield
-        if table is not None and table.schema != schema:
+        if schema.table in self._tables and self._tables[schema.table].schema != schema:
             del self._tables[schema.table]
 
     def add(self, transaction: Transaction, layout: Layout, changes: Changes, size: int) -> None:
@@ -85,9 +93,9 @@ class Pending:
         self._table(schema).announced = True
 
     def cut(self, transaction: Transaction, ordinal: int, size: int) -> None:
-        """Forget a transaction's changes from an ordinal on, when `size` bytes were pending. Raises SourceError if some were taken."""
+        """Forget a transaction's changes from an ordinal on, when `size` bytes were pending. Raises Malformed if some were taken."""
         if ordinal < transaction.taken:
-            raise SourceError("binlog.rolled_back", place=transaction.position)
+            raise Malformed("it rolls back what had been decided")
         if transaction.listed:
             for name, table in list(self._tables.items()):
                 table.cut(len(self._transactions) - 1, ordinal)
