@@ -137,8 +137,19 @@ class LineConfig(Model):
     dims: dict[str, str] = Field(default_factory=dict)
 
 
+class LookupConfig(Model):
+    """A row of another captured table of the source, by the values of some of its columns: `on` has an expression for each.
+
+    `optional`: where there is no such row all its columns are NULL; otherwise the row that looks it up goes to quarantine.
+    """
+
+    table: str
+    on: dict[str, str] = Field(min_length=1)
+    optional: bool = False
+
+
 class RuleConfig(Model):
-    """`[[rules]]`."""
+    """`[[rules]]`. `lookup`: by the names that its expressions know them by (`customer.region`)."""
 
     name: str = Field(min_length=1, max_length=200)
     book: str
@@ -149,6 +160,7 @@ class RuleConfig(Model):
     voucher_type: str | None = None
     summary: str | None = None
     version: int = Field(1, ge=1)
+    lookup: dict[Annotated[str, Field(pattern=NAME)], LookupConfig] = Field(default_factory=dict)
     lines: list[LineConfig] = Field(min_length=1)
     _place: str = PrivateAttr("")
 
@@ -240,6 +252,12 @@ def _contradictions(config: Config, places: list[tuple[Path, str]]) -> Iterator[
             yield (path, f"{key}.book"), f"rule '{rule.name}': there is no book '{rule.book}'"
         if rule.table not in captured:
             yield (path, f"{key}.table"), f"rule '{rule.name}': '{rule.table}' is not a captured table"
+        for name, lookup in rule.lookup.items():
+            if lookup.table not in captured:
+                yield (path, f"{key}.lookup.{name}.table"), f"rule '{rule.name}': '{lookup.table}' is not a captured table"
+            elif lookup.table.partition(".")[0] != rule.table.partition(".")[0]:
+                fault = f"rule '{rule.name}': '{lookup.table}' is of another source, whose transactions have no order with these"
+                yield (path, f"{key}.lookup.{name}.table"), fault
         for i, line in enumerate(rule.lines):
             if (line.debit is None) == (line.credit is None):
                 yield (path, f"{key}.lines.{i}"), f"rule '{rule.name}': a line has either a debit or a credit"

@@ -3,6 +3,7 @@
     reader thread (cdc.daemon)   source.read()          frames -> Arrow columns, whole transactions
     apply thread                 Pipeline.apply:
                                    complete             absent values, truncates, rows without key   (accounting.complete)
+                                   mirror               all tables of the batch; what rules look up is noted (accounting.lookups)
                                    account, diff, check rules against live entries                   (accounting.accountant)
                                    sink transaction     mirror + entries + lines + live + quarantine + batch log + checkpoint
     any thread                   source.acknowledge()   after `apply` has returned the position
@@ -13,7 +14,7 @@ again (`resume`).
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 
@@ -22,6 +23,8 @@ import pyarrow.compute as pc
 
 from cdc.accounting.accountant import Accountant
 from cdc.accounting.complete import Completer
+from cdc.accounting.deferred import Deferred
+from cdc.accounting.lookups import BEFORE_ALL, States
 from cdc.protocols import CheckpointStore, Sink, SinkTransaction
 from cdc.types import (
     OP,
@@ -44,6 +47,8 @@ from cdc.types import (
     TableSchema,
 )
 
+_Part = tuple[TableSchema, pa.Table]
+
 
 @dataclass(frozen=True, slots=True)
 class _Span:
@@ -60,7 +65,7 @@ class Pipeline:
 
     def __init__(self, sink: Sink, checkpoints: CheckpointStore, accountant: Accountant) -> None:
         self._sink, self._checkpoints, self._accountant = sink, checkpoints, accountant
-        self._completer = Completer()
+        self._completer, self._deferred = Completer(), Deferred()
         self._transaction: SinkTransaction | None = None
         self.forget()
 
@@ -69,6 +74,7 @@ class Pipeline:
         if self._transaction is not None:
             self._transaction.rollback()
         self._transaction = None
+        self._deferred.forget()
         self._known: dict[str, Checkpoint | None] = {}
         self._prepared: dict[tuple[str, bool], TableSchema] = {}
         self._copying: dict[str, int] = {}
@@ -98,13 +104,17 @@ class Pipeline:
         finally:
             transaction.rollback()
         self._known[source] = resume.checkpoint
+        done = [schema for table, schema in resume.schemas.items() if table in resume.snapshots and resume.snapshots[table].state == "done"]
+        self._accountant.know(done)
         self._prepared = {key: schema for key, schema in self._prepared.items() if schema.source != source}
         self._copying = {}
         return resume
 
     def check(self, schemas: Iterable[TableSchema]) -> None:
         """Compile the rules of tables as they are at the source now. Raises ConfigError where one does not fit."""
-        for schema in schemas:
+        tables = list(schemas)
+        self._accountant.expect(tables)
+        for schema in tables:
             self._accountant.compile(schema)
 
     def apply(self, batches: Sequence[MicroBatch]) -> bool:
@@ -132,6 +142,8 @@ class Pipeline:
         return True
 
     def _apply(self, transaction: SinkTransaction, batch: MicroBatch) -> Checkpoint:
+        mirrored: list[_Part] = []
+        states = self._accountant.states(transaction.mirror)
         for changes in batch.changes:
             self._prepare(
                 transaction, changes.schema, batch.position, staged=batch.snapshot is not None or changes.schema.table in batch.staged
@@ -141,11 +153,14 @@ class Pipeline:
             elif changes.schema.table in batch.staged:
                 self._catch_up(transaction, changes, batch.included_from)
             else:
-                self._post(transaction, changes, batch.transactions)
+                mirrored += self._mirror(transaction, changes, states)
         if batch.snapshot is not None:
             self._checkpoints.record(transaction, batch.source, batch.snapshot)
         else:
-            promoted = sum([self._promote(transaction, schema, batch) for schema in batch.promote])
+            self._post(transaction, batch, mirrored, states)
+            for schema in batch.promote:
+                self._promote(transaction, schema, batch)
+            promoted = sum([self._post_copy(transaction, schema, batch, states) for schema in batch.promote])
             self._log(transaction, batch, promoted)
         if batch.source not in self._known:
             self._known[batch.source] = self._checkpoints.load(transaction, batch.source).checkpoint
@@ -154,19 +169,38 @@ class Pipeline:
 
     def _prepare(self, transaction: SinkTransaction, schema: TableSchema, position: Position, *, staged: bool) -> None:
         if self._prepared.get((schema.name, staged)) != schema:
+            if not staged:
+                self._accountant.know([schema])
             self._accountant.compile(schema)
             self._sink.prepare_table(transaction, schema, staged)
             self._checkpoints.record(transaction, schema.source, SchemaVersion(schema, position))
             self._prepared[schema.name, staged] = schema
 
-    def _post(self, transaction: SinkTransaction, changes: TableChanges, transactions: pa.Table) -> None:
-        """Account for changes and bring the mirror up to date."""
+    def _mirror(self, transaction: SinkTransaction, changes: TableChanges, states: States) -> Iterator[_Part]:
+        """Bring the mirror up to date. Gives the changes, complete."""
         schema = changes.schema
         for rows in self._completer.segments(changes.rows):
             for part in self._whole(transaction, schema, rows, staged=False):
-                postings = self._accountant.account(schema, part, transactions, transaction.live)
-                transaction.apply(postings)
+                if schema.name in self._accountant.looked_up:
+                    states.note(schema, part)
                 transaction.apply(self._completer.net(schema, part))
+                yield schema, part
+
+    def _post(self, transaction: SinkTransaction, batch: MicroBatch, mirrored: Sequence[_Part], states: States) -> None:
+        """Account for changes that are in the mirror. Rules that look something up wait for the end of the transaction."""
+        account, txns, last = self._accountant.account, batch.transactions, batch.transactions.num_rows - 1
+        large = self._deferred.transaction
+        if large is not None and (batch.whole or txns.slice(last) != large):
+            place = 0 if txns.slice(0, 1) == large else BEFORE_ALL
+            for schema, rows in self._deferred.take():
+                transaction.apply(account(schema, _of_transaction(rows, place), large, transaction.live, states))
+        for schema, rows in mirrored:
+            if not batch.whole and self._accountant.asks(schema):
+                unfinished = pc.equal(rows.column(TXN), last)
+                self._deferred.add(schema, rows.filter(unfinished), txns.slice(last))
+                rows = rows.filter(pc.invert(unfinished))
+            if rows.num_rows:
+                transaction.apply(account(schema, rows, txns, transaction.live, states))
 
     def _copy(self, transaction: SinkTransaction, changes: TableChanges, progress: SnapshotProgress) -> None:
         """Stage a snapshot's chunk. Rows that an earlier, interrupted snapshot staged under the same keys are replaced."""
@@ -206,23 +240,27 @@ class Pipeline:
             return [self._completer.fill(schema, rows, lambda keys: transaction.mirror(schema, keys, staged), staged)]
         return [self._completer.number(schema, rows, lambda keys: transaction.mirror(schema, keys, staged))]
 
-    def _promote(self, transaction: SinkTransaction, schema: TableSchema, batch: MicroBatch) -> int:
-        """A finished copy becomes the mirror, and each of its rows is accounted for as read. Rows that are gone end their entries."""
+    def _promote(self, transaction: SinkTransaction, schema: TableSchema, batch: MicroBatch) -> None:
+        """A finished copy becomes the mirror."""
         self._prepare(transaction, schema, batch.position, staged=True)
+        transaction.apply(Promotion(schema))
+        self._prepared[schema.name, False] = self._prepared.pop((schema.name, True))
+        self._accountant.know([schema])
+        progress = self._checkpoints.load(transaction, batch.source).snapshots[schema.table]
+        self._checkpoints.record(transaction, batch.source, replace(progress, state="done"))
+
+    def _post_copy(self, transaction: SinkTransaction, schema: TableSchema, batch: MicroBatch, states: States) -> int:
+        """Each row of a mirror that was a copy is accounted for as read; rows that are gone end their entries. How many rows there are."""
         former = transaction.live(schema, None)
         seen, count = [], 0
-        for rows in transaction.mirror(schema, None, True):
-            reads = _as_reads(rows.drop([STAMP]), count)
-            transaction.apply(self._accountant.account(schema, reads, batch.transactions, transaction.live))
+        for rows in transaction.mirror(schema, None):
+            reads = _as_reads(rows, count)
+            transaction.apply(self._accountant.account(schema, reads, batch.transactions, transaction.live, states))
             count += rows.num_rows
             if former.num_rows:
                 seen.append(self._accountant.keys(schema, reads))
         if former.num_rows:
             transaction.apply(self._accountant.end_missing(schema, former, seen, batch.transactions))
-        transaction.apply(Promotion(schema))
-        self._prepared[schema.name, False] = self._prepared.pop((schema.name, True))
-        progress = self._checkpoints.load(transaction, batch.source).snapshots[schema.table]
-        self._checkpoints.record(transaction, batch.source, replace(progress, state="done"))
         return count
 
     def _log(self, transaction: SinkTransaction, batch: MicroBatch, promoted: int) -> None:
@@ -256,6 +294,7 @@ class Pipeline:
         now = datetime.now(UTC)
         txn = f"retry:{resume.checkpoint.epoch + 1}"
         one = pa.Table.from_pylist([{"position": resume.checkpoint.position, "txn": txn, "committed_at": now}], schema=TRANSACTIONS)
+        states = self._accountant.states(transaction.mirror)
         try:
             count = 0
             for table, schema in resume.schemas.items():
@@ -263,7 +302,7 @@ class Pipeline:
                 known = resume.snapshots.get(table)
                 if row_keys and known is not None and known.state == "done":
                     rows = self._completer.rows_of(schema, row_keys, lambda keys, s=schema: transaction.mirror(s, keys))  # type: ignore[misc]
-                    transaction.apply(self._accountant.account(schema, _as_reads(rows, count), one, transaction.live))
+                    transaction.apply(self._accountant.account(schema, _as_reads(rows, count), one, transaction.live, states))
                     count += rows.num_rows
             position = resume.checkpoint.position
             transaction.apply(BatchLog(source, position, position, 0, count, now, now))
@@ -274,6 +313,11 @@ class Pipeline:
             self.forget()
             raise
         self.resume(source)
+
+
+def _of_transaction(rows: pa.Table, place: int) -> pa.Table:
+    """Changes as of the transaction at a place of the batch."""
+    return rows.set_column(rows.column_names.index(TXN), TXN, pa.repeat(pa.scalar(place, pa.int32()), rows.num_rows))
 
 
 def _as_reads(rows: pa.Table, start: int) -> pa.Table:

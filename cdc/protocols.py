@@ -78,10 +78,12 @@ class SinkTransaction(Protocol):
         """The live entries (LIVE) of a table's rows whose LIVE_KEYS are given, or of all its rows; sees this transaction's own."""
 
     def mirror(self, schema: TableSchema, keys: pa.Table | None, staged: bool = False) -> Iterator[pa.Table]:
-        """Rows of the mirror, or of the staged copy, whose key is in `keys`, or all; in tables of bounded size.
+        """Rows of the mirror, or of the staged copy, that have the values of a row of `keys` in its columns, or all; in tables of
+        bounded size.
 
-        Columns: the schema's, and `#n` where the table has no key, and `#stamp` when staged. `keys` has the key columns (for a
-        table without key: all columns) and may hold a key twice. A mirror that was not yet made has no rows.
+        Columns: the schema's, and `#n` where the table has no key, and `#stamp` when staged. `keys` has the key columns, or others (for
+        a table without key: all columns, and then NULL equals NULL), and may hold a row twice. A mirror that was not yet made has no
+        rows; a column that it does not have yet is NULL.
         """
 
     def apply(self, part: MirrorWrite | Promotion | Postings | BatchLog) -> None:

@@ -52,9 +52,9 @@ class MemoryTransaction:
     def mirror(self, schema: TableSchema, keys: pa.Table | None, staged: bool = False) -> Iterator[pa.Table]:
         rows = (self.state.staged if staged else self.state.mirrors).get(schema.name, [])
         if keys is not None:
-            names = _key_names(schema, keys)
-            wanted = {_key(names, key) for key in keys.to_pylist()}
-            rows = [row for row in rows if _key(names, row) in wanted]
+            names = keys.column_names
+            wanted = {_key(names, key) for key in keys.to_pylist() if not schema.key or None not in key.values()}
+            rows = [row for row in rows if tuple(row.get(name) for name in names) in wanted]
         for start in range(0, len(rows), PAGE_ROWS):
             yield pa.Table.from_pylist(rows[start : start + PAGE_ROWS], _arrow(schema, staged))
 

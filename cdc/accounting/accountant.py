@@ -22,8 +22,9 @@ import duckdb
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from cdc.accounting.memory import memory_database
-from cdc.accounting.rules import LEVELS, Book, CompiledRule, check_alone, compile_rules, keyed, literal, quote, row_hash, row_key
+from cdc.accounting.lookups import MirrorOf, States
+from cdc.accounting.rules import LEVELS, Book, CompiledRule, Program, check_alone, compile_rules, keyed, row_hash, row_key
+from cdc.accounting.sql import literal, memory_database, quote
 from cdc.config import RuleConfig
 from cdc.types import DELETE, ENDED, ENTRIES, INSERT, LINES, LIVE, LIVE_KEYS, OP, QUARANTINED, SETTLED, Postings, TableSchema
 
@@ -54,22 +55,49 @@ class Accountant:
 
     def __init__(self, rules: Iterable[RuleConfig], books: Mapping[str, Book]) -> None:
         self._rules, self._books = tuple(rules), books
-        self._compiled: dict[TableSchema, tuple[CompiledRule, ...]] = {}
+        self.looked_up = frozenset(name for rule in self._rules for name in (lookup.table for lookup in rule.lookup.values()))
+        self._schemas: dict[str, TableSchema] = {}
+        self._expected: dict[str, TableSchema] = {}
+        self._compiled: dict[str, tuple[tuple[TableSchema | None, ...], Program]] = {}
         self._db = memory_database()
         check_alone(self._db, self._rules, self._books)
 
-    def compile(self, schema: TableSchema) -> tuple[CompiledRule, ...]:
-        """The rules of a table, compiled once per schema. Raises ConfigError where a rule does not fit it."""
-        if schema not in self._compiled:
-            self._compiled[schema] = compile_rules(self._db, schema, self._rules, self._books)
-        return self._compiled[schema]
+    def know(self, schemas: Iterable[TableSchema]) -> None:
+        """Tables as their mirrors are: what rules that look them up can read."""
+        self._schemas |= {schema.name: schema for schema in schemas}
 
-    def account(self, schema: TableSchema, changes: pa.Table, transactions: pa.Table, live: LiveLookup) -> Postings:
+    def expect(self, schemas: Iterable[TableSchema]) -> None:
+        """Tables as they are at the source: what rules can read of those that have no mirror yet."""
+        self._expected |= {schema.name: schema for schema in schemas}
+
+    def asks(self, schema: TableSchema) -> bool:
+        """Whether a rule of the table looks something up."""
+        return any(rule.lookup for rule in self._rules if rule.table == schema.name)
+
+    def compile(self, schema: TableSchema) -> Program:
+        """The rules of a table, compiled once per schema of it and of what they look up. Raises ConfigError where one does not fit."""
+        rules = [rule for rule in self._rules if rule.table == schema.name]
+        others = {**self._expected, **self._schemas}
+        schemas = (schema, *(others.get(lookup.table) for rule in rules for lookup in rule.lookup.values()))
+        known = self._compiled.get(schema.name)
+        if known is None or known[0] != schemas:
+            known = self._compiled[schema.name] = schemas, compile_rules(self._db, schema, rules, self._books, others)
+        return known[1]
+
+    def states(self, mirror: MirrorOf) -> States:
+        """Where the rows that rules look up are noted as a batch changes them. `mirror` gives those that are there."""
+        return States(self._db, mirror)
+
+    def account(
+        self, schema: TableSchema, changes: pa.Table, transactions: pa.Table, live: LiveLookup, states: States | None = None
+    ) -> Postings:
         """Postings of changes (complete rows, no truncates; `#n` where the table has no key) of whole transactions.
 
-        `live` gives the live entries of the rows asked for. The result is a function of the arguments and the rules alone.
+        `live` gives the live entries of the rows asked for, `states` those that rules look up. The result is a function of the arguments
+        and the rules alone.
         """
-        rules = self.compile(schema)
+        program = self.compile(schema)
+        rules = program.rules
         if not rules and not pc.any(pc.equal(changes.column(OP), _DELETED)).as_py():
             return NOTHING
         fresh = pc.all(pc.equal(changes.column(OP), _INSERTED)).as_py()  # rows nobody has seen before
@@ -78,6 +106,9 @@ class Accountant:
         db.register("txns", transactions)
         try:
             db.execute(f"CREATE OR REPLACE TEMP TABLE c AS {keyed(schema)}")
+            for lookup, columns in program.lookups:
+                assert states is not None
+                lookup.add(db, states, columns)
             if fresh:
                 self._want(rules, False)
                 return self._post(schema, (), False)

@@ -1,4 +1,4 @@
-"""Charts of accounts: those that ship with Ledgertail, or a CSV of your own (code,name,category,normal_balance; more columns are for people)."""
+"""Charts of accounts: those that ship with Ledgertail, or a CSV of your own (code,name,category,normal_balance; more are for people)."""
 
 from __future__ import annotations
 

@@ -10,9 +10,10 @@ from __future__ import annotations
 import difflib
 import json
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
+from types import MappingProxyType
 from typing import Any
 
 import duckdb
@@ -52,21 +53,30 @@ class BadExpression(ValueError):
 
 @dataclass(frozen=True, slots=True)
 class Expression:
-    """A checked expression: its canonical SQL and the columns it reads."""
+    """A checked expression: its canonical SQL, the columns of the row it reads, and what it reads besides: names with a column each."""
 
     sql: str
     columns: frozenset[str]
+    references: frozenset[tuple[str, str]] = frozenset()
 
 
-def parse(connection: duckdb.DuckDBPyConnection, text: str) -> Expression:
-    """Check that a text is one scalar expression. Raises BadExpression."""
+def parse(connection: duckdb.DuckDBPyConnection, text: str, names: Mapping[str, str] = MappingProxyType({})) -> Expression:
+    """Check that a text is one scalar expression of the row, and of what it may read besides. Raises BadExpression.
+
+    `names`: how these are called; in the SQL `customer.region` is the one column `"#3.region"` if it stands for '3'.
+    """
     node = _tree(connection, text)
     columns: set[str] = set()
+    references: set[tuple[str, str]] = set()
     for part in _parts(node):
         _check(part, text)
-        if part["class"] == "COLUMN_REF":
-            columns.add(_column(part))
-    return Expression(_render(connection, [node])[0], frozenset(columns))
+        if part["class"] == "COLUMN_REF" and len(part["column_names"]) == 2 and part["column_names"][0] in names:
+            name, column = part["column_names"]
+            references.add((name, column))
+            part["column_names"] = [f"#{names[name]}.{column}"]
+        elif part["class"] == "COLUMN_REF":
+            columns.add(_column(part, names))
+    return Expression(_render(connection, [node])[0], frozenset(columns), frozenset(references))
 
 
 def check_columns(expression: Expression, known: Sequence[str]) -> None:
@@ -74,8 +84,13 @@ def check_columns(expression: Expression, known: Sequence[str]) -> None:
     names = {name.casefold() for name in known}
     for column in sorted(expression.columns):
         if column.casefold() not in names:
-            near = difflib.get_close_matches(column, known, 1)
-            raise BadExpression(f"there is no column '{column}'" + (f"; did you mean '{near[0]}'?" if near else ""))
+            raise BadExpression(f"there is no column '{column}'{did_you_mean(column, known)}")
+
+
+def did_you_mean(name: str, known: Iterable[str]) -> str:
+    """The end of a message about an unknown name: the known one that is nearest to it."""
+    near = difflib.get_close_matches(name, list(known), 1)
+    return f"; did you mean '{near[0]}'?" if near else ""
 
 
 def type_of(connection: duckdb.DuckDBPyConnection, expression: Expression, relation: str) -> str:
@@ -139,9 +154,10 @@ def _check(part: dict[str, Any], text: str) -> None:
             raise BadExpression(f"'{name}' is not a function a rule may call: only scalar functions of the row that always answer alike")
 
 
-def _column(part: dict[str, Any]) -> str:
+def _column(part: dict[str, Any], names: Collection[str]) -> str:
     if len(part["column_names"]) != 1:
-        raise BadExpression(f"'{'.'.join(part['column_names'])}': name a column of the row alone, without its table")
+        written, known = ".".join(part["column_names"]), ", ".join(names) or "nothing"
+        raise BadExpression(f"'{written}': name a column of the row alone, without its table, or of what the rule looks up ({known})")
     return str(part["column_names"][0])
 
 

@@ -12,8 +12,11 @@ from dataclasses import dataclass
 from typing import NoReturn
 
 import duckdb
+import pyarrow as pa
 
-from cdc.accounting.expressions import BadExpression, Expression, check_columns, check_exact, parse, type_of
+from cdc.accounting.expressions import BadExpression, Expression, check_columns, check_exact, did_you_mean, parse, type_of
+from cdc.accounting.lookups import Lookup
+from cdc.accounting.sql import literal, quote
 from cdc.config import BookConfig, LineConfig, RuleConfig
 from cdc.errors import ConfigError, SchemaUnknown
 from cdc.types import NUMBER, TableSchema
@@ -26,6 +29,7 @@ AMOUNT_SCALE, RATE_SCALE = 6, 12
 # Faults a row can have, by quarantine level: 2 the rule gives no usable value, 3 the entry is not sound, 4 the book does not take it.
 LEVELS = {
     "quarantine.expression": 2,
+    "quarantine.lookup": 2,
     "quarantine.no_date": 2,
     "quarantine.no_amount": 2,
     "quarantine.no_account": 2,
@@ -46,6 +50,14 @@ class Book:
 
 
 @dataclass(frozen=True, slots=True)
+class Program:
+    """What is done with a table's changes: what is looked up for them, in order, each with the columns that are read; and the rules."""
+
+    lookups: tuple[tuple[Lookup, tuple[str, ...]], ...]
+    rules: tuple[CompiledRule, ...]
+
+
+@dataclass(frozen=True, slots=True)
 class CompiledRule:
     """A rule as SQL over `c`, to be run in the book's time zone: `wanted` gives a row per change the rule applies to; where it can't be
     run because an expression fails on some row, `failing` gives the `#rid` of each such row and its `fault`."""
@@ -58,23 +70,13 @@ class CompiledRule:
     failing: str
 
 
-def quote(name: str) -> str:
-    """A name as an SQL identifier."""
-    return '"' + name.replace('"', '""') + '"'
-
-
-def literal(value: str) -> str:
-    """A text as an SQL literal."""
-    return "'" + value.replace("'", "''") + "'"
-
-
 def keyed(schema: TableSchema) -> str:
     """SQL over `changes` and `txns` for the relation `c`: the changes with `#rid` (log order), `#key` (row_key), `#hash` (row_hash) and
     their transaction's `#position`, `#xid` and `#committed_at`."""
     return f"""SELECT k.*, t.position AS "#position", t.txn AS "#xid", t.committed_at AS "#committed_at",
         {row_hash(schema)} AS "#hash"
         FROM (SELECT *, row_number() OVER () AS "#rid", {row_key(schema)} AS "#key" FROM changes) k
-        JOIN (SELECT *, row_number() OVER () - 1 AS i FROM txns) t ON t.i = k."#txn" """
+        JOIN (SELECT *, row_number() OVER () - 1 AS i FROM txns) t ON t.i = greatest(k."#txn", 0)"""
 
 
 def row_hash(schema: TableSchema) -> str:
@@ -112,33 +114,76 @@ def check_names(schema: TableSchema) -> None:
 
 
 def compile_rules(
-    connection: duckdb.DuckDBPyConnection, schema: TableSchema, rules: Iterable[RuleConfig], books: Mapping[str, Book]
-) -> tuple[CompiledRule, ...]:
-    """The rules of a table, checked against its schema. Raises ConfigError with the rule's name, its place and the fault."""
+    connection: duckdb.DuckDBPyConnection,
+    schema: TableSchema,
+    rules: Iterable[RuleConfig],
+    books: Mapping[str, Book],
+    others: Mapping[str, TableSchema],
+) -> Program:
+    """The rules of a table, checked against its schema and those of the tables they look up, by name.
+
+    Raises ConfigError with the rule's name, its place and the fault.
+    """
     check_names(schema)
-    connection.register("rule_row", schema.arrow().empty_table())
+    lookups = _Lookups(connection, schema, others)
+    lookups.show()
     try:
-        return tuple(_Compiler(connection, rule, schema, books[rule.book]).compile() for rule in rules if rule.table == schema.name)
+        compiled = tuple(_Compiler(connection, rule, schema, books[rule.book], lookups).compile() for rule in rules)
     finally:
         connection.unregister("rule_row")
+    return Program(tuple((lookup, tuple(sorted(lookups.read[lookup.number]))) for lookup in lookups.made), compiled)
 
 
 def check_alone(connection: duckdb.DuckDBPyConnection, rules: Iterable[RuleConfig], books: Mapping[str, Book]) -> None:
     """Check what needs no schema: every expression is scalar SQL, every constant account is in its chart. Raises ConfigError."""
     for rule in rules:
-        compiler = _Compiler(connection, rule, TableSchema(rule.table, "", (), ()), books[rule.book])
+        schema = TableSchema(rule.table, "", (), ())
+        compiler = _Compiler(connection, rule, schema, books[rule.book], _Lookups(connection, schema, {}))
         for i, line in enumerate(rule.lines):
             if isinstance(line.account, str):
                 compiler.account(f"lines.{i}.account", line)
         for key, text in expressions_of(rule):
             try:
-                parse(connection, text)
+                parse(connection, text, dict.fromkeys(rule.lookup, ""))
             except BadExpression as error:
                 compiler.refuse(key, error)
 
 
+class _Lookups:
+    """What the rules of a table look up, each thing once. Keeps the relation `rule_row`: a row with all that can be read of it.
+
+    `read`: the columns that are, by the lookup's number.
+    """
+
+    def __init__(self, connection: duckdb.DuckDBPyConnection, schema: TableSchema, others: Mapping[str, TableSchema]) -> None:
+        self._connection, self._row, self.others = connection, schema.arrow(), others
+        self.made: list[Lookup] = []
+        self.read: dict[int, set[str]] = {}
+
+    def show(self) -> None:
+        """Make `rule_row` as it is now."""
+        self._connection.register("rule_row", self._row.empty_table())
+
+    def add(self, schema: TableSchema, on: tuple[tuple[str, str], ...]) -> Lookup:
+        """A lookup of a row of a table, by SQL for the values of some of its columns."""
+        for known in self.made:
+            if (known.schema, known.on) == (schema, on):
+                return known
+        lookup = Lookup(len(self.made), schema, on)
+        self.made.append(lookup)
+        self.read[lookup.number] = set()
+        for column in schema.columns:
+            self._row = self._row.append(pa.field(lookup.column(column.name), column.type))
+        self._connection.unregister("rule_row")
+        self.show()
+        return lookup
+
+
 def expressions_of(rule: RuleConfig) -> Iterator[tuple[str, str]]:
     """Every expression of a rule with its key."""
+    for name, lookup in rule.lookup.items():
+        for column, text in lookup.on.items():
+            yield f"lookup.{name}.on.{column}", text
     for key in ("when", "date", "voucher_key", "voucher_type", "summary"):
         if text := getattr(rule, key):
             yield key, text
@@ -155,12 +200,15 @@ def expressions_of(rule: RuleConfig) -> Iterator[tuple[str, str]]:
 class _Compiler:
     """Compiles one rule; keeps what every fault message names."""
 
-    def __init__(self, connection: duckdb.DuckDBPyConnection, rule: RuleConfig, schema: TableSchema, book: Book) -> None:
-        self.connection, self.rule, self.schema, self.book = connection, rule, schema, book
+    def __init__(self, connection: duckdb.DuckDBPyConnection, rule: RuleConfig, schema: TableSchema, book: Book, lookups: _Lookups) -> None:
+        self.connection, self.rule, self.schema, self.book, self.lookups = connection, rule, schema, book, lookups
+        self.found: dict[str, Lookup] = {}  # by the names the rule has for them
 
     def compile(self) -> CompiledRule:
         rule = self.rule
-        applies = f"coalesce({self.expression('when', rule.when, 'BOOLEAN').sql}, false)"
+        for name in rule.lookup:
+            self.found[name] = self.lookup(name)
+        applies = self.applies()
         inputs = {"#date": self.date()}
         for name, text in (("voucher_key", rule.voucher_key), ("voucher_type", rule.voucher_type), ("summary", rule.summary)):
             inputs[f"#{name}"] = self.text(name, text)
@@ -176,7 +224,7 @@ class _Compiler:
             "#key", "#position", "#xid", "#ordinal")"""
         shaped = f"""SELECT {row}, {header}, {self.fault()} AS fault,
             list_filter({lines}, lambda l: coalesce(l.debit, l.credit) <> 0) AS lines
-            FROM (SELECT {row}, {values} {where})"""
+            FROM (SELECT {row}{self.misses()}, {values} {where})"""
         return CompiledRule(
             rule.name,
             rule.book,
@@ -187,13 +235,39 @@ class _Compiler:
             failing=self.failing(applies, inputs, lines),
         )
 
+    def lookup(self, name: str) -> Lookup:
+        """What a rule looks up under a name. Its expressions may read those above it."""
+        wanted, place = self.rule.lookup[name], f"lookup.{name}"
+        schema = self.lookups.others.get(wanted.table)
+        if schema is None:
+            self.refuse(f"{place}.table", f"there is no table '{wanted.table}' at the source")
+        if not schema.key:
+            self.refuse(f"{place}.table", f"'{wanted.table}' has no key, so its rows can't be followed")
+        types = {column.name: column.store_type for column in schema.columns}
+        on = []
+        for column, text in wanted.on.items():
+            if column not in types:
+                self.refuse(f"{place}.on.{column}", f"'{wanted.table}' has no such column{did_you_mean(column, types)}")
+            expression = self.expression(f"{place}.on.{column}", text)
+            kind = type_of(self.connection, expression, "rule_row")
+            if kind != types[column] and not (kind in _INTEGERS and types[column] in _INTEGERS):
+                self.refuse(f"{place}.on.{column}", f"'{text}' is a {kind}, and the column a {types[column]}: CAST(... AS {types[column]})")
+            on.append((column, expression.sql))
+        return self.lookups.add(schema, tuple(on))
+
+    def applies(self) -> str:
+        """SQL for whether the rule applies to a row. Where that can't be told, as what is asked was not found, it does: and fails."""
+        when = self.expression("when", self.rule.when, "BOOLEAN")
+        missing = [f"{quote(self.found[name].fault)} IS NOT NULL" for name in sorted({name for name, _ in when.references})]
+        return f"coalesce({when.sql}, {' OR '.join(missing) or 'false'})"
+
     def failing(self, applies: str, inputs: Mapping[str, str], lines: str) -> str:
         """SQL for the rows on which the rule fails, and the first of its keys that does. DuckDB's own message is left out: it tells of
         another row where several fail."""
         keys = " ".join(f"WHEN TRY(struct_pack(v := {sql})) IS NULL THEN {literal(name.removeprefix('#'))}" for name, sql in inputs.items())
         tried = ", ".join(f"TRY({sql}) AS {quote(name)}" for name, sql in inputs.items())
         return f"""SELECT "#rid", concat('quarantine.expression|', coalesce("#failed", 'an amount is out of range')) AS fault
-            FROM (SELECT "#rid", CASE WHEN TRY({applies}) IS NULL THEN 'when' {keys} END AS "#failed", {tried}
+            FROM (SELECT "#rid"{self.misses()}, CASE WHEN TRY({applies}) IS NULL THEN 'when' {keys} END AS "#failed", {tried}
                 FROM c WHERE "#op" <> 'd' AND coalesce(TRY({applies}), true))
             WHERE "#failed" IS NOT NULL OR TRY(struct_pack(fault := {self.fault()}, lines := {lines})) IS NULL"""
 
@@ -203,14 +277,33 @@ class _Compiler:
     def expression(self, key: str, text: str, *kinds: str) -> Expression:
         """A checked expression of one of the given types, or of any type."""
         try:
-            parsed = parse(self.connection, text)
+            parsed = parse(self.connection, text, {name: str(lookup.number) for name, lookup in self.found.items()})
             check_columns(parsed, [column.name for column in self.schema.columns])
+            for name, column in parsed.references:
+                self.read(name, column)
             kind = type_of(self.connection, parsed, "rule_row")
         except BadExpression as error:
             self.refuse(key, error)
         if kinds and kind not in kinds and kind != '"NULL"':
             self.refuse(key, f"'{text}' is a {kind}, but must be a {' or a '.join(kinds)}")
         return parsed
+
+    @property
+    def needed(self) -> dict[str, Lookup]:
+        """What the rule looks up and can't do without."""
+        return {name: lookup for name, lookup in self.found.items() if not self.rule.lookup[name].optional}
+
+    def misses(self) -> str:
+        """SQL for the columns that tell what of it was not found."""
+        return "".join(f", {fault}" for fault in dict.fromkeys(quote(lookup.fault) for lookup in self.needed.values()))
+
+    def read(self, name: str, column: str) -> None:
+        """Note that a column of what is looked up is read. Raises BadExpression if there is none."""
+        lookup = self.found[name]
+        known = {known.name.casefold(): known.name for known in lookup.schema.columns}
+        if column.casefold() not in known:
+            raise BadExpression(f"'{name}' has no column '{column}'{did_you_mean(column, known.values())}")
+        self.lookups.read[lookup.number].add(known[column.casefold()])
 
     def text(self, key: str, text: str | None) -> str:
         return "CAST(NULL AS VARCHAR)" if text is None else f"CAST({self.expression(key, text).sql} AS VARCHAR)"
@@ -280,6 +373,10 @@ class _Compiler:
     def fault(self) -> str:
         """SQL for what is wrong with the entry a row wants: `code|detail`, or null."""
         cases = [
+            f"WHEN {quote(lookup.fault)} IS NOT NULL THEN concat('quarantine.lookup|', {literal(name + ': ')}, {quote(lookup.fault)})"
+            for name, lookup in self.needed.items()
+        ]
+        cases += [
             """WHEN "#date" IS NULL OR NOT isfinite("#date") THEN 'quarantine.no_date|' || coalesce(CAST("#date" AS VARCHAR), 'NULL')"""
         ]
         for i, line in enumerate(self.rule.lines):

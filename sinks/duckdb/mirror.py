@@ -35,8 +35,8 @@ def read(session: Session, schema: TableSchema, keys: pa.Table | None, staged: b
     target = _target(schema, staged)
     if keys is None:
         yield from _pages(session, schema, table, columns, target)
-    elif keys.num_rows:
-        selected = _selected(schema, target.names)
+    elif keys.num_rows and set(keys.column_names) <= set(columns):
+        selected = _selected(schema, target.names, {name: quoted(name) for name in columns})
         found = session.table(
             f"WITH k AS {taken_in('keys')} SELECT {selected} FROM {table} t SEMI JOIN k ON {_same(schema, keys)}", keys=keys
         )
@@ -122,10 +122,13 @@ def _target(schema: TableSchema, staged: bool) -> pa.Schema:
     return pa.schema([pa.field(c.name, c.type) for c in (*schema.columns, *_extra(schema, staged))])
 
 
-def _selected(schema: TableSchema, names: list[str], aliases: dict[str, str] | None = None) -> str:
-    """The columns as their Arrow types want them: what a change holds as text is stored as UUID or JSON, say."""
+def _selected(schema: TableSchema, names: list[str], aliases: dict[str, str]) -> str:
+    """The columns as their Arrow types want them: what a change holds as text is stored as UUID or JSON, say.
+
+    `aliases`: those the table has, as they are called in `t`.
+    """
     texts = {c.name for c in schema.columns if pa.types.is_string(c.type)}
-    places = {name: f"t.{aliases[name] if aliases else quoted(name)}" for name in names}
+    places = {name: f"t.{aliases[name]}" if name in aliases else "NULL" for name in names}
     return ", ".join(f"{f'CAST({t} AS VARCHAR)' if n in texts else t} AS {quoted(n)}" for n, t in places.items())
 
 
@@ -133,8 +136,7 @@ def _same(schema: TableSchema, keys: pa.Table) -> str:
     """Row `t` of the store is row `k` of the keys; without a key NULL equals NULL."""
     equal = "=" if schema.key else "IS NOT DISTINCT FROM"
     types = {c.name: c.store_type for c in (*schema.columns, *_extra(schema, staged=False))}
-    names = schema.key or tuple(keys.column_names)
-    return " AND ".join(f"t.{quoted(n)} {equal} CAST(k.{quoted(n)} AS {types[n]})" for n in names)
+    return " AND ".join(f"t.{quoted(n)} {equal} CAST(k.{quoted(n)} AS {types[n]})" for n in keys.column_names)
 
 
 def _pages(session: Session, schema: TableSchema, table: str, columns: list[str], target: pa.Schema) -> Iterator[pa.Table]:

@@ -111,6 +111,19 @@ def test_mirror_is_written_net_and_read_by_key(store: Store) -> None:
     assert mirrored(sink, ORDERS, keys(ORDERS, [])) == []
 
 
+def test_mirror_is_read_by_any_columns_and_lacks_new_ones(store: Store) -> None:
+    sink = prepared(store, ORDERS)
+    with committed(sink) as transaction:
+        transaction.apply(write(ORDERS, [(1, "a", None), (2, "a", Decimal(2)), (3, "b", None), (4, None, None)]))
+    names = pa.table({"name": pa.array(["a", None, "c", "a"], pa.string())})
+    assert mirrored(sink, ORDERS, names) == [(1, "a", None), (2, "a", Decimal(2))]
+    pairs = pa.table({"name": pa.array(["a", "b"], pa.string()), "id": pa.array([2, 2], pa.int64())})
+    assert mirrored(sink, ORDERS, pairs) == [(2, "a", Decimal(2))]
+    wider = replace(ORDERS, columns=(*ORDERS.columns, Column("note", pa.string(), "VARCHAR", "text")))
+    assert mirrored(sink, wider, pairs) == [(2, "a", Decimal(2), None)]
+    assert mirrored(sink, wider, pa.table({"note": pa.array(["x"], pa.string())})) == []
+
+
 def test_mirror_has_the_columns_and_types_of_the_schema(store: Store) -> None:
     odd = replace(
         ORDERS,

@@ -130,7 +130,7 @@ def test_a_rule_that_does_not_fit_is_refused(changed: dict[str, Any], key: str, 
 
 def test_only_the_rules_of_the_table_are_compiled() -> None:
     accountant = Accountant([rule(), rule(name="other", table="shop.refunds", date="no_such_column")], book())
-    assert [compiled.name for compiled in accountant.compile(ORDERS)] == ["sale"]
+    assert [compiled.name for compiled in accountant.compile(ORDERS).rules] == ["sale"]
     accountant.close()
 
 

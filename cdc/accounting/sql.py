@@ -1,6 +1,8 @@
-"""The DuckDB in memory that rules and changes are worked on in."""
+"""The DuckDB in memory that rules and changes are worked on in, and how names and texts are written for it."""
 
 from __future__ import annotations
+
+from collections.abc import Iterable
 
 import duckdb
 
@@ -14,3 +16,18 @@ def memory_database() -> duckdb.DuckDBPyConnection:
     connection = duckdb.connect(config={"enable_external_access": "false", "threads": "1"})
     connection.execute("SET TimeZone = 'UTC'; SET disabled_optimizers = 'join_filter_pushdown'")
     return connection
+
+
+def quote(name: str) -> str:
+    """A name as an SQL identifier."""
+    return '"' + name.replace('"', '""') + '"'
+
+
+def literal(value: str) -> str:
+    """A text as an SQL literal."""
+    return "'" + value.replace("'", "''") + "'"
+
+
+def listed(names: Iterable[str]) -> str:
+    """Names as a list of SQL identifiers."""
+    return ", ".join(map(quote, names))
