@@ -26,7 +26,7 @@ _REFUSED_WORDS = {
     "PARAMETER": "a parameter",
     "LAMBDA": "'->' (write json_extract_string(column, '$.key'))",
 }
-_MACROS = {"nullif", "split_part", "date_add", "md5_number_lower", "md5_number_upper"}
+_MACROS = {"nullif", "split_part", "date_add", "md5_number_lower", "md5_number_upper", "exact_json"}
 _IMPURE = (
     "current_",
     "getvariable",
@@ -44,6 +44,7 @@ _IMPURE = (
     "__",
 )
 _FLOAT = re.compile(r"\b(FLOAT|DOUBLE)\b")  # by itself, in a list or in a struct
+_JSON_TEXT, _EXACT = {"json_extract_string", "->>"}, "exact_json"
 _FORMATS = {"printf", "format"}  # of a DECIMAL they print the nearest DOUBLE
 
 
@@ -76,6 +77,8 @@ def parse(connection: duckdb.DuckDBPyConnection, text: str, names: Mapping[str, 
             part["column_names"] = [f"#{names[name]}.{column}"]
         elif part["class"] == "COLUMN_REF":
             columns.add(_column(part, names))
+        elif part.get("function_name") in _JSON_TEXT:
+            part["children"][0] = _exact(connection, part["children"][0])
     return Expression(_render(connection, [node])[0], frozenset(columns), frozenset(references))
 
 
@@ -85,6 +88,15 @@ def check_columns(expression: Expression, known: Sequence[str]) -> None:
     for column in sorted(expression.columns):
         if column.casefold() not in names:
             raise BadExpression(f"there is no column '{column}'{did_you_mean(column, known)}")
+
+
+def _exact(connection: duckdb.DuckDBPyConnection, document: dict[str, Any]) -> dict[str, Any]:
+    """A JSON text whose numbers keep all their digits."""
+    if document.get("function_name") == _EXACT:
+        return document
+    call = _tree(connection, f"{_EXACT}('')")
+    call["children"] = [document]
+    return call
 
 
 def did_you_mean(name: str, known: Iterable[str]) -> str:
@@ -105,6 +117,8 @@ def check_exact(connection: duckdb.DuckDBPyConnection, expression: Expression, r
     for part, sql, kind in zip(parts, rendered, _types(connection, rendered, relation), strict=True):
         if part.get("function_name") in _FORMATS:
             raise BadExpression(f"'{sql}' goes through a binary float, and an amount must stay exact: use CAST(... AS VARCHAR)")
+        if kind == "JSON":
+            raise BadExpression(f"'{sql}' is JSON, whose numbers pass through a binary float: use json_extract_string(column, '$.key')")
         if _FLOAT.search(kind):
             raise BadExpression(
                 f"'{sql}' is a binary float ({kind}), and an amount must stay exact: multiply instead of dividing with '/', "

@@ -8,6 +8,7 @@ import duckdb
 import pytest
 
 from cdc.accounting.expressions import BadExpression, check_columns, check_exact, parse, type_of
+from cdc.accounting.sql import memory_database
 
 ROW = """SELECT 1::DECIMAL(12,2) AS total, 1::BIGINT AS n, 'x' AS note, DATE '2026-01-31' AS paid, 1::DOUBLE AS weight,
     [1::DOUBLE] AS weights,
@@ -16,7 +17,7 @@ ROW = """SELECT 1::DECIMAL(12,2) AS total, 1::BIGINT AS n, 'x' AS note, DATE '20
 
 @pytest.fixture(scope="module")
 def db() -> Iterator[duckdb.DuckDBPyConnection]:
-    with duckdb.connect() as connection:
+    with memory_database() as connection:
         connection.execute(f"CREATE VIEW r AS {ROW}")
         yield connection
 
@@ -183,3 +184,30 @@ def test_exact_amounts_are_accepted(db: duckdb.DuckDBPyConnection, text: str) ->
 def test_a_float_anywhere_in_an_amount_is_refused(db: duckdb.DuckDBPyConnection, text: str) -> None:
     with pytest.raises(BadExpression, match="must stay exact"):
         check_exact(db, parse(db, text), "r")
+
+
+@pytest.mark.parametrize(
+    ("document", "text"),
+    [
+        ('{"a": 12345678901234567.89, "b": 1}', "12345678901234567.89"),
+        ('{"a": 0.1, "b": 1}', "0.1"),
+        ('{"b": "12345678901234567.89, \\"", "a": -0.30}', "-0.30"),
+        ('{"a": "x\\\\", "b": 1234567890123456789012345}', "x\\"),
+        ('{"a": 1234567890123456789012345e-3}', "1234567890123456789012345e-3"),
+        ('{"a": true, "b": 1234567890.1234567890}', "true"),
+        ('{"a": null, "b": 1234567890.1234567890}', None),
+        ('{"a": "客户 1234567890123456", "b": 1}', "客户 1234567890123456"),
+    ],
+)
+def test_numbers_out_of_json_keep_their_digits(db: duckdb.DuckDBPyConnection, document: str, text: str | None) -> None:
+    for written in ("json_extract_string(info, '$.a')", "info ->> '$.a'"):
+        expression = parse(db, written)
+        assert expression.columns == {"info"}
+        assert db.execute(f"SELECT {expression.sql} FROM (SELECT $1 AS info)", [document]).fetchall() == [(text,)]
+        assert parse(db, expression.sql) == expression
+
+
+def test_an_amount_out_of_json_is_exact(db: duckdb.DuckDBPyConnection) -> None:
+    check_exact(db, parse(db, "CAST(info ->> '$.total' AS DECIMAL(38,6))"), "r")
+    with pytest.raises(BadExpression, match="JSON, whose numbers pass through a binary float: use json_extract_string"):
+        check_exact(db, parse(db, "CAST(json_extract(info, '$.total') AS DECIMAL(38,6))"), "r")
