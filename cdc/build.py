@@ -74,8 +74,7 @@ def check_rules(config: Config, schemas: Mapping[str, TableSchema]) -> None:
     """Compile every rule of the tables given, by `source_table`. Raises ConfigError for the first that does not fit."""
     checker = accountant(config)
     try:
-        for schema in schemas.values():
-            checker.compile(schema)
+        checker.check(schemas.values())
     finally:
         checker.close()
 

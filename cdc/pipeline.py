@@ -112,10 +112,7 @@ class Pipeline:
 
     def check(self, schemas: Iterable[TableSchema]) -> None:
         """Compile the rules of tables as they are at the source now. Raises ConfigError where one does not fit."""
-        tables = list(schemas)
-        self._accountant.expect(tables)
-        for schema in tables:
-            self._accountant.compile(schema)
+        self._accountant.check(schemas)
 
     def apply(self, batches: Sequence[MicroBatch]) -> bool:
         """Apply batches of different sources in one store transaction. True when it is committed.

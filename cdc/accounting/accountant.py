@@ -66,9 +66,14 @@ class Accountant:
         """Tables as their mirrors are: what rules that look them up can read."""
         self._schemas |= {schema.name: schema for schema in schemas}
 
-    def expect(self, schemas: Iterable[TableSchema]) -> None:
-        """Tables as they are at the source: what rules can read of those that have no mirror yet."""
+    def check(self, schemas: Iterable[TableSchema]) -> None:
+        """Compile the rules of tables as they are at the source, which rules go by that look up a table without a mirror.
+
+        Raises ConfigError where one does not fit.
+        """
         self._expected |= {schema.name: schema for schema in schemas}
+        for name in self._expected:
+            self.compile(self._expected[name])
 
     def asks(self, schema: TableSchema) -> bool:
         """Whether a rule of the table looks something up."""

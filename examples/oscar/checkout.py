@@ -19,7 +19,7 @@ Product, ShippingAddress = get_model("catalogue", "Product"), get_model("order",
 Source, SourceType = get_model("payment", "Source"), get_model("payment", "SourceType")
 Voucher = get_model("voucher", "Voucher")
 
-# What a gateway's references begin with: all a row of payment_transaction tells of where the money went.
+# What a gateway's references begin with.
 REFERENCES = {"alipay": "ALI", "wechat-pay": "WX", "card": "CARD", "transfer": "BANK"}
 _GREETINGS = ("生日快乐", "Many happy returns", "“新年好” 🎉", "谢谢您，老师")
 _STREETS = ("示例路 1 号", "样本街 22 号", "3 Sample Lane")
