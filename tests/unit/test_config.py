@@ -70,6 +70,19 @@ BAD = {
     "two places for the password": (changed("tables =", "password_env = 'A'\npassword_file = 'b'\ntables ="), "sources.shop"),
     "a rule of an unknown book": (changed('book = "main"', 'book = "mian"'), "rules.0.book"),
     "a rule on a table that is not captured": (changed('"shop.orders"', '"shop.order"'), "rules.0.table"),
+    "a lookup of a table that is not captured": (
+        changed('book = "main"', 'book = "main"\nlookup.b = { table = "shop.b", on = { id = "id" } }'),
+        "rules.0.lookup.b.table",
+    ),
+    "a lookup in another source": (
+        changed('book = "main"', 'book = "main"\nlookup.b = { table = "crm.b", on = { id = "id" } }')
+        + "[sources.crm]\nurl = 'postgres://u@h/crm'\ntables = ['b']\n",
+        "rules.0.lookup.b.table",
+    ),
+    "a lookup by nothing": (
+        changed('book = "main"', 'book = "main"\nlookup.b = { table = "shop.orders", on = {} }'),
+        "rules.0.lookup.b.on",
+    ),
     "a rule without lines": (changed("lines = [{", "lines = [] #"), "rules.0.lines"),
     "a line with debit and credit": (changed('debit = "total"', 'debit = "total", credit = "total"'), "rules.0.lines.0"),
     "a line with neither": (changed(', debit = "total"', ""), "rules.0.lines.0"),

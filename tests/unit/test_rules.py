@@ -321,3 +321,52 @@ def test_the_charts_that_ship_are_sound(name: str, tmp_path: Path) -> None:
     accounts = load_chart("main", name, tmp_path)
     assert len(accounts) > 50
     assert {"1001", "1002", "1122"} <= {account.code for account in accounts}
+
+
+BUYERS = table("buyers", ["id"], id="BIGINT", region="VARCHAR", rating="INTEGER")
+LOG = table("log", [], line="VARCHAR")
+
+
+@pytest.mark.parametrize(
+    ("lookup", "key", "fault"),
+    [
+        ({"b": {"table": "shop.nobody", "on": {"id": "id"}}}, "lookup.b.table", "there is no table 'shop.nobody' at the source"),
+        ({"b": {"table": "shop.log", "on": {"line": "status"}}}, "lookup.b.table", "'shop.log' has no key"),
+        ({"b": {"table": "shop.buyers", "on": {"ids": "id"}}}, "lookup.b.on.ids", "has no such column; did you mean 'id'?"),
+        (
+            {"b": {"table": "shop.buyers", "on": {"id": "status"}}},
+            "lookup.b.on.id",
+            "is a VARCHAR, and the column a BIGINT: CAST(... AS BIGINT)",
+        ),
+        ({"b": {"table": "shop.buyers", "on": {"id": "(SELECT 1)"}}}, "lookup.b.on.id", "a subquery"),
+        (
+            {"b": {"table": "shop.buyers", "on": {"id": "c.id"}}, "c": {"table": "shop.buyers", "on": {"id": "id"}}},
+            "lookup.b.on.id",
+            "c.id",
+        ),
+        ({"b": {"table": "shop.buyers", "on": {"id": "id"}}}, "summary", "'b' has no column 'regoin'; did you mean 'region'?"),
+        (
+            {"other": {"table": "shop.buyers", "on": {"id": "id"}}},
+            "summary",
+            "'b.regoin': name a column of the row alone, without its table, ",
+        ),
+    ],
+)
+def test_a_lookup_that_can_not_be_is_refused(lookup: dict[str, Any], key: str, fault: str) -> None:
+    with pytest.raises(ConfigError) as refused:
+        Accountant([rule(lookup=lookup, summary="b.regoin")], book()).check([ORDERS, BUYERS, LOG])
+    assert refused.value.values["key"] == key
+    assert fault in refused.value.message
+
+
+def test_one_thing_that_is_looked_up_twice_is_looked_up_once() -> None:
+    by_id = {"table": "shop.buyers", "on": {"id": "id"}}
+    rules = [
+        rule(lookup={"b": by_id, "again": {**by_id, "optional": True}}, summary="b.region"),
+        rule(name="other", lookup={"x": by_id}, summary="x.REGION || x.rating"),
+    ]
+    accountant = Accountant(rules, book())
+    accountant.check([ORDERS, BUYERS])
+    ((lookup, columns),) = accountant.compile(ORDERS).lookups
+    assert (lookup.on, columns) == ((("id", "id"),), ("rating", "region"))
+    accountant.close()
