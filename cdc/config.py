@@ -5,7 +5,9 @@ from __future__ import annotations
 import os
 import re
 from collections.abc import Iterator
+from datetime import date as Day  # noqa: N812 (rules have a key `date`)
 from datetime import timedelta
+from decimal import Decimal
 from pathlib import Path
 from typing import Annotated, Any, Literal, TypeVar
 from urllib.parse import SplitResult, urlsplit
@@ -124,11 +126,17 @@ class SourceConfig(Model):
 
 
 class LineConfig(Model):
-    """A line of a rule: an account and a debit or a credit; the rest optional. All but a constant account are expressions."""
+    """A line of a rule: an account, and a debit, a credit or the rest; all else optional. All but a constant account are expressions.
+
+    `rest`: what the other lines lack to balance, on the side that lacks it; at most that much, if an amount is given. `when`: whether
+    the line is there.
+    """
 
     account: str | Annotated[dict[Literal["expr"], str], Field(min_length=1)]
     debit: str | None = None
     credit: str | None = None
+    rest: Literal[True] | Annotated[Decimal, Field(ge=0)] | None = None
+    when: str | None = None
     currency: str | None = None
     orig_amount: str | None = None
     rate: str | None = None
@@ -148,8 +156,26 @@ class LookupConfig(Model):
     optional: bool = False
 
 
+Lookups = dict[Annotated[str, Field(pattern=NAME)], LookupConfig]
+
+
+class VariantConfig(Model):
+    """What is different where a rule posts into another book, too. Lookups are added to the rule's."""
+
+    when: str | None = None
+    date: str | None = None
+    voucher_key: str | None = None
+    voucher_type: str | None = None
+    summary: str | None = None
+    lookup: Lookups = Field(default_factory=dict)
+    lines: list[LineConfig] | None = Field(None, min_length=1)
+
+
 class RuleConfig(Model):
-    """`[[rules]]`. `lookup`: by the names that its expressions know them by (`customer.region`)."""
+    """`[[rules]]`. `lookup`: by the names that its expressions know them by (`customer.region`). `variants`: by their books.
+
+    Of several versions of a rule each holds for entries dated `valid_from` or later, until the next one's.
+    """
 
     name: str = Field(min_length=1, max_length=200)
     book: str
@@ -160,9 +186,18 @@ class RuleConfig(Model):
     voucher_type: str | None = None
     summary: str | None = None
     version: int = Field(1, ge=1)
-    lookup: dict[Annotated[str, Field(pattern=NAME)], LookupConfig] = Field(default_factory=dict)
+    valid_from: Day | None = None
+    lookup: Lookups = Field(default_factory=dict)
     lines: list[LineConfig] = Field(min_length=1)
+    variants: dict[str, VariantConfig] = Field(default_factory=dict)
     _place: str = PrivateAttr("")
+
+    def by_book(self) -> Iterator[RuleConfig]:
+        """The rule as it is for each of its books."""
+        yield self.model_copy(update={"variants": {}})
+        for book, variant in self.variants.items():
+            changed = {key: value for key in variant.model_fields_set - {"lookup"} if (value := getattr(variant, key)) is not None}
+            yield self.model_copy(update={**changed, "book": book, "lookup": self.lookup | variant.lookup, "variants": {}})
 
     @property
     def place(self) -> str:
@@ -197,14 +232,15 @@ def load(option: str | Path | None = None) -> Config:
             if extra := set(included) - {"rules"}:
                 raise ConfigError("config.key", path=file, key=sorted(extra)[0], fault="an included file holds only [[rules]]")
             rules += [(file, f"rules.{i}", rule) for i, rule in enumerate(_list(file, included.get("rules", []), "rules"))]
-    checked = [_rule(file, key, rule) for file, key, rule in rules]
+    written = [(file, key, _rule(file, key, rule)) for file, key, rule in rules]
+    checked = [(file, key, each) for file, key, rule in written for each in rule.by_book()]
     config = _validate(Config, {**data, "path": path}, path, "")
     sources = {
         name: source.model_copy(update={"password_file": path.parent / source.password_file}) if source.password_file else source
         for name, source in config.sources.items()
     }
-    config = config.model_copy(update={"rules": checked, "sources": sources})
-    for file_key, fault in _contradictions(config, [(file, key) for file, key, _ in rules]):
+    config = config.model_copy(update={"rules": [rule for _, _, rule in checked], "sources": sources})
+    for file_key, fault in _contradictions(config, [(file, key) for file, key, _ in checked]):
         raise ConfigError("config.key", path=file_key[0], key=file_key[1], fault=fault)
     return config
 
@@ -243,11 +279,14 @@ def _contradictions(config: Config, places: list[tuple[Path, str]]) -> Iterator[
         if len({table.casefold() for table in source.tables}) < len(source.tables):
             yield (config.path, f"sources.{name}.tables"), "names a table twice (the store does not tell capitals apart)"
     captured = {f"{name}.{table}" for name, source in config.sources.items() for table in source.tables}
-    seen: set[str] = set()
+    seen: dict[tuple[str, str], list[RuleConfig]] = {}
     for rule, (path, key) in zip(config.rules, places, strict=True):
-        if rule.name in seen:
+        others = seen.setdefault((rule.name, rule.book), [])
+        if any(rule.version == other.version or rule.table != other.table for other in others):
             yield (path, f"{key}.name"), f"rule '{rule.name}' is there twice"
-        seen.add(rule.name)
+        if any(rule.valid_from == other.valid_from for other in others):
+            yield (path, f"{key}.valid_from"), f"rule '{rule.name}': two versions hold from the same day"
+        others.append(rule)
         if rule.book not in config.books:
             yield (path, f"{key}.book"), f"rule '{rule.name}': there is no book '{rule.book}'"
         if rule.table not in captured:
@@ -259,5 +298,9 @@ def _contradictions(config: Config, places: list[tuple[Path, str]]) -> Iterator[
                 fault = f"rule '{rule.name}': '{lookup.table}' is of another source, whose transactions have no order with these"
                 yield (path, f"{key}.lookup.{name}.table"), fault
         for i, line in enumerate(rule.lines):
-            if (line.debit is None) == (line.credit is None):
-                yield (path, f"{key}.lines.{i}"), f"rule '{rule.name}': a line has either a debit or a credit"
+            if sum(given is not None for given in (line.debit, line.credit, line.rest)) != 1:
+                yield (path, f"{key}.lines.{i}"), f"rule '{rule.name}': a line has either a debit, a credit or the rest"
+            if line.rest is not None and line.when is not None:
+                yield (path, f"{key}.lines.{i}.when"), f"rule '{rule.name}': the rest is there whenever there is one"
+        if sum(line.rest is not None for line in rule.lines) > 1:
+            yield (path, f"{key}.lines"), f"rule '{rule.name}': only one line can be the rest"

@@ -24,7 +24,7 @@ import pyarrow.compute as pc
 
 from cdc.accounting.lookups import MirrorOf, States
 from cdc.accounting.rules import LEVELS, Book, CompiledRule, Program, check_alone, compile_rules, keyed, row_hash, row_key
-from cdc.accounting.sql import literal, memory_database, quote
+from cdc.accounting.sql import literal, memory_database, quote, trying
 from cdc.config import RuleConfig
 from cdc.types import DELETE, ENDED, ENTRIES, INSERT, LINES, LIVE, LIVE_KEYS, OP, QUARANTINED, SETTLED, Postings, TableSchema
 
@@ -111,9 +111,10 @@ class Accountant:
         db.register("txns", transactions)
         try:
             db.execute(f"CREATE OR REPLACE TEMP TABLE c AS {keyed(schema)}")
-            for lookup, columns in program.lookups:
-                assert states is not None
-                lookup.add(db, states, columns)
+            with trying(db):
+                for lookup, columns in program.lookups:
+                    assert states is not None
+                    lookup.add(db, states, columns)
             if fresh:
                 self._want(rules, False)
                 return self._post(schema, (), False)
@@ -197,10 +198,10 @@ class Accountant:
     def _want_nothing(self, rules: tuple[CompiledRule, ...]) -> None:
         """Of known rows: the changes a rule does not apply to, and the deletes for rules the config no longer has."""
         db = self._db
-        for rule in rules:
+        for rule in {(rule.book, rule.name): rule for rule in rules}.values():
             db.execute(
                 f"""INSERT INTO wanted BY NAME SELECT {_of(rule)}, {_CHANGE} FROM c SEMI JOIN known USING ("#hash", "#key")
-                WHERE "#rid" NOT IN (SELECT "#rid" FROM wanted WHERE rule = {literal(rule.name)})"""
+                WHERE "#rid" NOT IN (SELECT "#rid" FROM wanted WHERE book = {literal(rule.book)} AND rule = {literal(rule.name)})"""
             )
         ours = " OR ".join(f"(l.book = {literal(rule.book)} AND l.rule = {literal(rule.name)})" for rule in rules) or "false"
         db.execute(
@@ -217,7 +218,8 @@ class Accountant:
     def _want_what_can_be(self, rule: CompiledRule, error: duckdb.Error) -> None:
         """An expression failed on some row: those rows become faults, the others go on. Raises the error if it is no row's."""
         db = self._db
-        db.execute(f"CREATE OR REPLACE TEMP TABLE bad AS {rule.failing}")
+        with trying(db):
+            db.execute(f"CREATE OR REPLACE TEMP TABLE bad AS {rule.failing}")
         if not db.execute("SELECT count(*) FROM bad").fetchall()[0][0]:
             raise error
         db.execute("ALTER TABLE c RENAME TO every_change")
@@ -280,7 +282,7 @@ class Accountant:
         """Rows and rules that were sound after some change of the batch, of rows there may be open quarantine items of."""
         if not rules:
             return SETTLED.empty_table()
-        pairs = ", ".join(f"({literal(rule.book)}, {literal(rule.name)})" for rule in rules)
+        pairs = ", ".join(dict.fromkeys(f"({literal(rule.book)}, {literal(rule.name)})" for rule in rules))
         return self._fetch(
             f"""SELECT {literal(schema.name)} AS source_table, "#key" AS row_key, book, rule
             FROM asked CROSS JOIN (VALUES {pairs}) r (book, rule) ANTI JOIN (

@@ -9,6 +9,8 @@ from __future__ import annotations
 import json
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
+from datetime import date
+from decimal import Decimal
 from typing import NoReturn
 
 import duckdb
@@ -125,13 +127,19 @@ def compile_rules(
     Raises ConfigError with the rule's name, its place and the fault.
     """
     check_names(schema)
-    lookups = _Lookups(connection, schema, others)
+    lookups, mine = _Lookups(connection, schema, others), list(rules)
     lookups.show()
     try:
-        compiled = tuple(_Compiler(connection, rule, schema, books[rule.book], lookups).compile() for rule in rules)
+        compiled = tuple(_Compiler(connection, rule, schema, books[rule.book], lookups).compile(_until(rule, mine)) for rule in mine)
     finally:
         connection.unregister("rule_row")
     return Program(tuple((lookup, tuple(sorted(lookups.read[lookup.number]))) for lookup in lookups.made), compiled)
+
+
+def _until(rule: RuleConfig, rules: Iterable[RuleConfig]) -> date | None:
+    """The day from which the rule's next version holds."""
+    versions = [other.valid_from for other in rules if (other.name, other.book) == (rule.name, rule.book) and other.valid_from]
+    return min((day for day in versions if rule.valid_from is None or day > rule.valid_from), default=None)
 
 
 def check_alone(connection: duckdb.DuckDBPyConnection, rules: Iterable[RuleConfig], books: Mapping[str, Book]) -> None:
@@ -190,7 +198,7 @@ def expressions_of(rule: RuleConfig) -> Iterator[tuple[str, str]]:
     for i, line in enumerate(rule.lines):
         if isinstance(line.account, dict):
             yield f"lines.{i}.account", line.account["expr"]
-        for key in ("debit", "credit", "currency", "orig_amount", "rate", "quantity", "unit"):
+        for key in ("when", "debit", "credit", "currency", "orig_amount", "rate", "quantity", "unit"):
             if text := getattr(line, key):
                 yield f"lines.{i}.{key}", text
         for name, text in line.dims.items():
@@ -204,12 +212,13 @@ class _Compiler:
         self.connection, self.rule, self.schema, self.book, self.lookups = connection, rule, schema, book, lookups
         self.found: dict[str, Lookup] = {}  # by the names the rule has for them
 
-    def compile(self) -> CompiledRule:
+    def compile(self, until: date | None) -> CompiledRule:
+        """The rule; `until` is the day from which its next version holds."""
         rule = self.rule
         for name in rule.lookup:
             self.found[name] = self.lookup(name)
-        applies = self.applies()
         inputs = {"#date": self.date()}
+        applies = self.applies(inputs["#date"], until)
         for name, text in (("voucher_key", rule.voucher_key), ("voucher_type", rule.voucher_type), ("summary", rule.summary)):
             inputs[f"#{name}"] = self.text(name, text)
         for i, line in enumerate(rule.lines):
@@ -223,7 +232,7 @@ class _Compiler:
         entry_id = f"""concat_ws('|', 'post', {literal(rule.book)}, {literal(rule.name)}, {literal(self.schema.name)},
             "#key", "#position", "#xid", "#ordinal")"""
         shaped = f"""SELECT {row}, {header}, {self.fault()} AS fault,
-            list_filter({lines}, lambda l: coalesce(l.debit, l.credit) <> 0) AS lines
+            list_filter({lines}, lambda l: coalesce(l.debit, l.credit, 0) <> 0) AS lines
             FROM (SELECT {row}{self.misses()}, {values} {where})"""
         return CompiledRule(
             rule.name,
@@ -255,11 +264,15 @@ class _Compiler:
             on.append((column, expression.sql))
         return self.lookups.add(schema, tuple(on))
 
-    def applies(self) -> str:
+    def applies(self, day: str, until: date | None) -> str:
         """SQL for whether the rule applies to a row. Where that can't be told, as what is asked was not found, it does: and fails."""
         when = self.expression("when", self.rule.when, "BOOLEAN")
         missing = [f"{quote(self.found[name].fault)} IS NOT NULL" for name in sorted({name for name, _ in when.references})]
-        return f"coalesce({when.sql}, {' OR '.join(missing) or 'false'})"
+        applies = f"coalesce({when.sql}, {' OR '.join(missing) or 'false'})"
+        if self.rule.valid_from is not None:
+            # A row without a date fails by its newest version.
+            applies += f" AND coalesce({day} >= DATE '{self.rule.valid_from}', {until is None})"
+        return applies if until is None else f"{applies} AND coalesce({day} < DATE '{until}', false)"
 
     def failing(self, applies: str, inputs: Mapping[str, str], lines: str) -> str:
         """SQL for the rows on which the rule fails, and the first of its keys that does. DuckDB's own message is left out: it tells of
@@ -327,9 +340,15 @@ class _Compiler:
         """What a line needs of the row, by the names `fault` and `line_struct` use."""
         at = f"lines.{i}"
         inputs = {f"#{at}.account": self.account(f"{at}.account", line)}
-        for name in (_side(line), "orig_amount", "rate", "quantity"):
+        for name in ("debit", "credit", "orig_amount", "rate", "quantity"):
             if (text := getattr(line, name)) is not None:
                 inputs[f"#{at}.{name}"] = self.amount(f"{at}.{name}", text)
+        if line.when is not None:
+            there = self.expression(f"{at}.when", line.when, "BOOLEAN").sql
+            side = f"#{at}.{_side(line)}"
+            inputs[f"#{at}.when"] = f"coalesce({there}, false)"
+            if side in inputs:
+                inputs[side] = f"CASE WHEN {there} THEN {inputs[side]} ELSE 0 END"
         for name in ("currency", "unit"):
             if (text := getattr(line, name)) is not None:
                 inputs[f"#{at}.{name}"] = self.text(f"{at}.{name}", text)
@@ -346,20 +365,41 @@ class _Compiler:
         return literal(line.account)
 
     def line_struct(self, i: int, line: LineConfig) -> str:
-        amount = f"CAST({_input(i, _side(line))} AS DECIMAL(38,{AMOUNT_SCALE}))"
+        amount = f"CAST({self.worth(i, line)} AS DECIMAL(38,{AMOUNT_SCALE}))"
         none = f"CAST(NULL AS DECIMAL(38,{AMOUNT_SCALE}))"
+        debit, credit = (none if line.debit is None else amount), (none if line.credit is None else amount)
+        if line.rest is not None:
+            debit, credit = f"CASE WHEN {amount} < 0 THEN -{amount} END", f"CASE WHEN {amount} > 0 THEN {amount} END"
+            amount = f"abs({amount})"
         base = literal(self.book.config.base_currency)
 
         def given(name: str, kind: str, default: str) -> str:
             return default if getattr(line, name) is None else f"CAST({_input(i, name)} AS {kind})"
 
         return f"""struct_pack(line_no := {i + 1}, account := {_input(i, "account")},
-            debit := {none if line.debit is None else amount}, credit := {none if line.credit is None else amount},
+            debit := {debit}, credit := {credit},
             currency := {given("currency", "VARCHAR", base)},
             orig_amount := {given("orig_amount", f"DECIMAL(38,{AMOUNT_SCALE})", amount)},
             rate := {given("rate", f"DECIMAL(38,{RATE_SCALE})", f"CAST(1 AS DECIMAL(38,{RATE_SCALE}))")},
             quantity := {given("quantity", f"DECIMAL(38,{AMOUNT_SCALE})", none)},
             unit := {given("unit", "VARCHAR", "CAST(NULL AS VARCHAR)")}, dims := {self.dims(i, line)})"""
+
+    def worth(self, i: int, line: LineConfig) -> str:
+        """SQL over a line's inputs for its amount; of the rest for what is missing on the credit side."""
+        return self.difference() if line.rest is not None else _input(i, _side(line))
+
+    def difference(self) -> str:
+        """SQL for what the debits are more than the credits."""
+        debit, credit = self.sides()
+        return f"({debit} - ({credit}))"
+
+    def sides(self) -> tuple[str, str]:
+        """SQL for the sums of the debits and of the credits, without the rest."""
+        amounts = {
+            side: [_input(i, side) for i, line in enumerate(self.rule.lines) if getattr(line, side) is not None]
+            for side in ("debit", "credit")
+        }
+        return " + ".join(amounts["debit"]) or "0", " + ".join(amounts["credit"]) or "0"
 
     def dims(self, i: int, line: LineConfig) -> str:
         """The dimensions as a JSON object, keys sorted; one that is null is left out."""
@@ -381,16 +421,19 @@ class _Compiler:
         ]
         for i, line in enumerate(self.rule.lines):
             cases += self.line_faults(i, line)
-        debit, credit = (
-            " + ".join(_input(i, side) for i, line in enumerate(self.rule.lines) if _side(line) == side) or "0"
-            for side in ("debit", "credit")
-        )
-        cases.append(f"WHEN {debit} <> {credit} THEN concat('quarantine.unbalanced|debit ', {debit}, ', credit ', {credit})")
+        cases.append(self.unbalanced())
         return f"CASE {' '.join(cases)} END"
 
+    def unbalanced(self) -> str:
+        """The case of an entry whose sides differ, by more than a line of it may make up for."""
+        (debit, credit), limits = self.sides(), [line.rest for line in self.rule.lines if line.rest is not None]
+        fault = f"concat('quarantine.unbalanced|debit ', {debit}, ', credit ', {credit})"
+        limit = limits[0] if limits else Decimal(0)
+        return "" if limit is True else f"WHEN abs({self.difference()}) > {limit:f} THEN {fault}"
+
     def line_faults(self, i: int, line: LineConfig) -> list[str]:
-        amount, account, currency = _input(i, _side(line)), _input(i, "account"), _input(i, "currency")
-        cases = [f"WHEN {amount} IS NULL THEN 'quarantine.no_amount|line {i + 1}'"]
+        amount, account, currency = self.worth(i, line), _input(i, "account"), _input(i, "currency")
+        cases = [] if line.rest is not None else [f"WHEN {amount} IS NULL THEN 'quarantine.no_amount|line {i + 1}'"]
         scales = {_side(line): self.book.config.decimals, "orig_amount": AMOUNT_SCALE, "rate": RATE_SCALE, "quantity": AMOUNT_SCALE}
         for name, scale in scales.items():
             if getattr(line, name) is not None:

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 
 import duckdb
 
@@ -14,9 +15,22 @@ def memory_database() -> duckdb.DuckDBPyConnection:
     of an Arrow table as a filter: DuckDB makes wrong values of some, of a hash past 2**63 or an infinite date.
     """
     connection = duckdb.connect(config={"enable_external_access": "false", "threads": "1"})
-    connection.execute("SET TimeZone = 'UTC'; SET disabled_optimizers = 'join_filter_pushdown'")
+    connection.execute(f"SET TimeZone = 'UTC'; SET disabled_optimizers = '{_DISABLED}'")
     connection.execute(_EXACT_JSON)
     return connection
+
+
+_DISABLED = "join_filter_pushdown"
+
+
+@contextmanager
+def trying(connection: duckdb.DuckDBPyConnection) -> Iterator[None]:
+    """For statements with TRY: an expression that stands in them twice would be computed once, outside of it, and raise."""
+    connection.execute(f"SET disabled_optimizers = '{_DISABLED},common_subexpressions'")
+    try:
+        yield
+    finally:
+        connection.execute(f"SET disabled_optimizers = '{_DISABLED}'")
 
 
 # DuckDB reads the numbers of a JSON text as DOUBLE, which keeps 15 digits. Where there may be more, each number outside of strings becomes

@@ -3,7 +3,7 @@
     == rules      TOML: `[columns]` of the table `shop.t` and its `key`, `[book]` if it is not plain, and `[[rules]]`
     == changes    a batch: a row per change, `op` and the columns; `t` counts its transactions from 0. A blank is NULL, too.
                   `== changes without <rule>`: that rule has left the config; `== changes with <label>`: the rule of that `label`
-                  has come into it, in place of the one of its name
+                  has come into it, in place of the one of its name; `== changes with both`: all rules are in force
     == entries    what was posted, in order; the lines of an entry stand below its first. Entries are called A, B, ... as they come
     == quarantine what lies there in the end, and how each item stands
 
@@ -66,7 +66,8 @@ def test_golden(path: Path) -> None:
     config = tomllib.loads(sections[0][1])
     schema = table("t", config.get("key", []), **config["columns"])
     rules = {rule.pop("label", rule["name"]): RuleConfig(**{**_DEFAULTS, **rule}) for rule in config["rules"]}
-    books = {name: book(name, **config.get("book", {}))[name] for name in {rule.book for rule in rules.values()}}
+    names = {each.book for rule in rules.values() for each in rule.by_book()}
+    books = {name: book(name, **config.get("book", {}))[name] for name in names}
     in_force = {label: rule for label, rule in rules.items() if label == rule.name}
     ledger, first, told = Ledger(), 1, {"entries"}
     for title, body in sections[1:]:
@@ -74,11 +75,13 @@ def test_golden(path: Path) -> None:
         if kind == "changes":
             if rest.startswith("without "):
                 del in_force[rest.removeprefix("without ")]
+            elif rest == "with both":
+                in_force = rules
             elif rest.startswith("with "):
                 rule = rules[rest.removeprefix("with ")]
                 in_force[rule.name] = rule
             rows, numbers, count = _batch(schema, body)
-            accountant = Accountant(in_force.values(), books)
+            accountant = Accountant([each for rule in in_force.values() for each in rule.by_book()], books)
             ledger.post(accountant.account(schema, changes(schema, rows, numbers), transactions(count, first), ledger.lookup))
             accountant.close()
             first += count

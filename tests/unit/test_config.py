@@ -70,6 +70,17 @@ BAD = {
     "two places for the password": (changed("tables =", "password_env = 'A'\npassword_file = 'b'\ntables ="), "sources.shop"),
     "a rule of an unknown book": (changed('book = "main"', 'book = "mian"'), "rules.0.book"),
     "a rule on a table that is not captured": (changed('"shop.orders"', '"shop.order"'), "rules.0.table"),
+    "a version twice": (GOOD + GOOD[GOOD.index("[[rules]]") :].replace("[[rules]]", "[[rules]]\nvalid_from = 2026-07-01"), "rules.1.name"),
+    "versions from the same day": (
+        GOOD + GOOD[GOOD.index("[[rules]]") :].replace("[[rules]]", "[[rules]]\nversion = 2"),
+        "rules.1.valid_from",
+    ),
+    "a variant in an unknown book": (changed('book = "main"', 'book = "main"\nvariants.ifrs = {}'), "rules.0.book"),
+    "a variant in the same book": (changed('book = "main"', 'book = "main"\nvariants.main = {}'), "rules.0.name"),
+    "a rest with a debit": (changed('debit = "total"', 'debit = "total", rest = true'), "rules.0.lines.0"),
+    "a rest below zero": (changed(', debit = "total"', ', rest = "-0.01"'), "rules.0.lines.0.rest"),
+    "a rest with a condition": (changed(', debit = "total"', ', rest = true, when = "true"'), "rules.0.lines.0.when"),
+    "two rests": (changed(', debit = "total"', ", rest = true").replace(', credit = "total"', ", rest = true"), "rules.0.lines"),
     "a lookup of a table that is not captured": (
         changed('book = "main"', 'book = "main"\nlookup.b = { table = "shop.b", on = { id = "id" } }'),
         "rules.0.lookup.b.table",
