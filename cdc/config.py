@@ -146,12 +146,14 @@ class LineConfig(Model):
 
 
 class LookupConfig(Model):
-    """A row of another captured table of the source, by the values of some of its columns: `on` has an expression for each.
+    """A row of another captured table of the source, or of a derivation table, by the values of some of its columns.
 
-    `optional`: where there is no such row all its columns are NULL; otherwise the row that looks it up goes to quarantine.
+    `on` has an expression for each. `optional`: where there is no such row all its columns are NULL; otherwise the row that looks it up
+    goes to quarantine.
     """
 
-    table: str
+    table: str | None = None
+    csv: Path | None = None
     on: dict[str, str] = Field(min_length=1)
     optional: bool = False
 
@@ -232,7 +234,7 @@ def load(option: str | Path | None = None) -> Config:
             if extra := set(included) - {"rules"}:
                 raise ConfigError("config.key", path=file, key=sorted(extra)[0], fault="an included file holds only [[rules]]")
             rules += [(file, f"rules.{i}", rule) for i, rule in enumerate(_list(file, included.get("rules", []), "rules"))]
-    written = [(file, key, _rule(file, key, rule)) for file, key, rule in rules]
+    written = [(file, key, _rule(file, key, rule, path.parent)) for file, key, rule in rules]
     checked = [(file, key, each) for file, key, rule in written for each in rule.by_book()]
     config = _validate(Config, {**data, "path": path}, path, "")
     sources = {
@@ -245,8 +247,13 @@ def load(option: str | Path | None = None) -> Config:
     return config
 
 
-def _rule(path: Path, key: str, data: Any) -> RuleConfig:
+def _rule(path: Path, key: str, data: Any, folder: Path) -> RuleConfig:
+    """A rule of a file; the paths of its derivation tables start at `folder`."""
     rule = _validate(RuleConfig, data, path, key)
+    for lookups in (rule.lookup, *(variant.lookup for variant in rule.variants.values())):
+        for name, lookup in lookups.items():
+            if lookup.csv is not None:
+                lookups[name] = lookup.model_copy(update={"csv": folder / lookup.csv})
     rule._place = f"{path.name}: {key}"
     return rule
 
@@ -292,7 +299,11 @@ def _contradictions(config: Config, places: list[tuple[Path, str]]) -> Iterator[
         if rule.table not in captured:
             yield (path, f"{key}.table"), f"rule '{rule.name}': '{rule.table}' is not a captured table"
         for name, lookup in rule.lookup.items():
-            if lookup.table not in captured:
+            if (lookup.table is None) == (lookup.csv is None):
+                yield (path, f"{key}.lookup.{name}"), f"rule '{rule.name}': a lookup is in either a table or a csv"
+            elif lookup.table is None:
+                continue
+            elif lookup.table not in captured:
                 yield (path, f"{key}.lookup.{name}.table"), f"rule '{rule.name}': '{lookup.table}' is not a captured table"
             elif lookup.table.partition(".")[0] != rule.table.partition(".")[0]:
                 fault = f"rule '{rule.name}': '{lookup.table}' is of another source, whose transactions have no order with these"

@@ -16,7 +16,7 @@ The steps are temporary tables, each built from the ones before:
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 
 import duckdb
 import pyarrow as pa
@@ -50,12 +50,16 @@ _NEGATED = (
 )
 
 
+def _no_rows(schema: TableSchema, keys: pa.Table) -> Iterator[pa.Table]:
+    raise AssertionError(f"nobody gives the rows of {schema.name}")
+
+
 class Accountant:
     """Turns the changes of captured tables into postings by the rules of a config. Belongs to one thread."""
 
     def __init__(self, rules: Iterable[RuleConfig], books: Mapping[str, Book]) -> None:
         self._rules, self._books = tuple(rules), books
-        self.looked_up = frozenset(name for rule in self._rules for name in (lookup.table for lookup in rule.lookup.values()))
+        self.looked_up = frozenset(name for rule in self._rules for name in (lookup.table for lookup in rule.lookup.values()) if name)
         self._schemas: dict[str, TableSchema] = {}
         self._expected: dict[str, TableSchema] = {}
         self._compiled: dict[str, tuple[tuple[TableSchema | None, ...], Program]] = {}
@@ -77,13 +81,13 @@ class Accountant:
 
     def asks(self, schema: TableSchema) -> bool:
         """Whether a rule of the table looks something up."""
-        return any(rule.lookup for rule in self._rules if rule.table == schema.name)
+        return any(lookup.table for rule in self._rules if rule.table == schema.name for lookup in rule.lookup.values())
 
     def compile(self, schema: TableSchema) -> Program:
         """The rules of a table, compiled once per schema of it and of what they look up. Raises ConfigError where one does not fit."""
         rules = [rule for rule in self._rules if rule.table == schema.name]
         others = {**self._expected, **self._schemas}
-        schemas = (schema, *(others.get(lookup.table) for rule in rules for lookup in rule.lookup.values()))
+        schemas = (schema, *(others.get(lookup.table) for rule in rules for lookup in rule.lookup.values() if lookup.table))
         known = self._compiled.get(schema.name)
         if known is None or known[0] != schemas:
             known = self._compiled[schema.name] = schemas, compile_rules(self._db, schema, rules, self._books, others)
@@ -112,9 +116,10 @@ class Accountant:
         try:
             db.execute(f"CREATE OR REPLACE TEMP TABLE c AS {keyed(schema)}")
             with trying(db):
-                for lookup, columns in program.lookups:
-                    assert states is not None
-                    lookup.add(db, states, columns)
+                for step, columns in program.steps:
+                    db.execute(f"SET TimeZone = {literal(step.time_zone)}")
+                    step.add(db, states or self.states(_no_rows), columns)
+                db.execute("SET TimeZone = 'UTC'")
             if fresh:
                 self._want(rules, False)
                 return self._post(schema, (), False)

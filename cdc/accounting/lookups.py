@@ -25,12 +25,38 @@ MirrorOf = Callable[[TableSchema, pa.Table], Iterator[pa.Table]]
 
 
 @dataclass(frozen=True, slots=True)
-class Lookup:
-    """A row of another table, looked up for each change. `on`: its columns with SQL over `c` for the value each must have."""
+class Step:
+    """Adds columns to `c`. `time_zone`: that in which instants are days."""
 
     number: int
+    time_zone: str
+
+    def column(self, name: str) -> str:
+        """The column of `c` that has one of what was found."""
+        return f"#{self.number}.{name}"
+
+    @property
+    def fault(self) -> str:
+        """The column of `c` that tells why nothing was found."""
+        return f"#{self.number}!"
+
+    def widen(self, connection: duckdb.DuckDBPyConnection, wider: str) -> None:
+        """Put what SQL gives in place of `c`."""
+        connection.execute(f"CREATE TEMP TABLE wider AS {wider}")
+        connection.execute("DROP TABLE c; ALTER TABLE wider RENAME TO c")
+
+
+@dataclass(frozen=True, slots=True)
+class Lookup(Step):
+    """A row of another table, looked up for each change. `on`: its columns with SQL over `c` for the value each must have."""
+
     schema: TableSchema
     on: tuple[tuple[str, str], ...]
+
+    @property
+    def readable(self) -> Mapping[str, pa.DataType]:
+        """The row's columns."""
+        return {column.name: column.type for column in self.schema.columns}
 
     def add(self, connection: duckdb.DuckDBPyConnection, states: States, columns: Iterable[str]) -> None:
         """Add some of the row's columns to `c`."""
@@ -42,10 +68,9 @@ class Lookup:
         keys = connection.execute(f"SELECT DISTINCT {listed(values)} FROM asked").to_arrow_table().rename_columns(names)
         connection.register("states", states.find(self.schema, keys))
         try:
-            connection.execute(f"CREATE TEMP TABLE wider AS {self._wider(values, columns, moving)}")
+            self.widen(connection, self._wider(values, columns, moving))
         finally:
             connection.unregister("states")
-        connection.execute("DROP TABLE c; ALTER TABLE wider RENAME TO c")
 
     def _wider(self, values: Mapping[str, str], columns: Iterable[str], moving: bool) -> str:
         """SQL for `c` with the columns, and why there are none. `values`: SQL over `c` for each key in `asked`; `moving`: so is #txn."""
@@ -65,15 +90,6 @@ class Lookup:
             SELECT c.*, {"".join(f"f.{column}, " for column in found.values())}
                 CASE f."#count" WHEN 1 THEN NULL ELSE f."#count" || ' rows with ' || {told} END AS {quote(self.fault)}
             FROM c LEFT JOIN f ON {joined}"""
-
-    def column(self, name: str) -> str:
-        """The column of `c` that has one of the row's."""
-        return f"#{self.number}.{name}"
-
-    @property
-    def fault(self) -> str:
-        """The column of `c` that tells why there is no one row."""
-        return f"#{self.number}!"
 
 
 class States:

@@ -7,15 +7,17 @@ with the entry it wants (header, lines, id) or the fault that sends the row to q
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from datetime import date
 from decimal import Decimal
+from pathlib import Path
 from typing import NoReturn
 
 import duckdb
 import pyarrow as pa
 
+from cdc.accounting.derivations import FROM, TO, BadTable, Derivation, read_table
 from cdc.accounting.expressions import BadExpression, Expression, check_columns, check_exact, did_you_mean, parse, type_of
 from cdc.accounting.lookups import Lookup
 from cdc.accounting.sql import literal, quote
@@ -53,9 +55,9 @@ class Book:
 
 @dataclass(frozen=True, slots=True)
 class Program:
-    """What is done with a table's changes: what is looked up for them, in order, each with the columns that are read; and the rules."""
+    """What is done with a table's changes: the steps that look something up, in order, each with the columns that are read; the rules."""
 
-    lookups: tuple[tuple[Lookup, tuple[str, ...]], ...]
+    steps: tuple[tuple[Lookup | Derivation, tuple[str, ...]], ...]
     rules: tuple[CompiledRule, ...]
 
 
@@ -133,7 +135,7 @@ def compile_rules(
         compiled = tuple(_Compiler(connection, rule, schema, books[rule.book], lookups).compile(_until(rule, mine)) for rule in mine)
     finally:
         connection.unregister("rule_row")
-    return Program(tuple((lookup, tuple(sorted(lookups.read[lookup.number]))) for lookup in lookups.made), compiled)
+    return Program(tuple((step, tuple(sorted(lookups.read[step.number]))) for step in lookups.made), compiled)
 
 
 def _until(rule: RuleConfig, rules: Iterable[RuleConfig]) -> date | None:
@@ -165,26 +167,33 @@ class _Lookups:
 
     def __init__(self, connection: duckdb.DuckDBPyConnection, schema: TableSchema, others: Mapping[str, TableSchema]) -> None:
         self._connection, self._row, self.others = connection, schema.arrow(), others
-        self.made: list[Lookup] = []
+        self.made: list[Lookup | Derivation] = []
         self.read: dict[int, set[str]] = {}
+        self._tables: dict[tuple[Path, tuple[str, ...]], pa.Table] = {}
 
     def show(self) -> None:
         """Make `rule_row` as it is now."""
         self._connection.register("rule_row", self._row.empty_table())
 
-    def add(self, schema: TableSchema, on: tuple[tuple[str, str], ...]) -> Lookup:
-        """A lookup of a row of a table, by SQL for the values of some of its columns."""
+    def table(self, path: Path, conditions: tuple[str, ...]) -> pa.Table:
+        """A derivation table, read once. Raises BadTable."""
+        if (path, conditions) not in self._tables:
+            self._tables[path, conditions] = read_table(path, conditions)
+        return self._tables[path, conditions]
+
+    def add(self, make: Callable[[int], Lookup | Derivation]) -> Lookup | Derivation:
+        """The step that is made with a number, or one that is there already and does the same."""
         for known in self.made:
-            if (known.schema, known.on) == (schema, on):
+            if known == make(known.number):
                 return known
-        lookup = Lookup(len(self.made), schema, on)
-        self.made.append(lookup)
-        self.read[lookup.number] = set()
-        for column in schema.columns:
-            self._row = self._row.append(pa.field(lookup.column(column.name), column.type))
+        step = make(len(self.made))
+        self.made.append(step)
+        self.read[step.number] = set()
+        for name, kind in step.readable.items():
+            self._row = self._row.append(pa.field(step.column(name), kind))
         self._connection.unregister("rule_row")
         self.show()
-        return lookup
+        return step
 
 
 def expressions_of(rule: RuleConfig) -> Iterator[tuple[str, str]]:
@@ -210,7 +219,7 @@ class _Compiler:
 
     def __init__(self, connection: duckdb.DuckDBPyConnection, rule: RuleConfig, schema: TableSchema, book: Book, lookups: _Lookups) -> None:
         self.connection, self.rule, self.schema, self.book, self.lookups = connection, rule, schema, book, lookups
-        self.found: dict[str, Lookup] = {}  # by the names the rule has for them
+        self.found: dict[str, Lookup | Derivation] = {}  # by the names the rule has for them
 
     def compile(self, until: date | None) -> CompiledRule:
         """The rule; `until` is the day from which its next version holds."""
@@ -244,10 +253,28 @@ class _Compiler:
             failing=self.failing(applies, inputs, lines),
         )
 
-    def lookup(self, name: str) -> Lookup:
+    def lookup(self, name: str) -> Lookup | Derivation:
         """What a rule looks up under a name. Its expressions may read those above it."""
+        wanted = self.rule.lookup[name]
+        return self.derivation(name, wanted.csv) if wanted.csv is not None else self.other_table(name)
+
+    def derivation(self, name: str, path: Path) -> Derivation:
+        """What follows by a derivation table."""
         wanted, place = self.rule.lookup[name], f"lookup.{name}"
-        schema = self.lookups.others.get(wanted.table)
+        on = tuple((column, self.expression(f"{place}.on.{column}", text).sql) for column, text in wanted.on.items())
+        try:
+            table = self.lookups.table(path, tuple(wanted.on))
+        except BadTable as error:
+            self.refuse(f"{place}.csv", error)
+        day, zone = self.date() if {FROM, TO} & set(table.column_names) else "NULL", self.book.config.time_zone
+        step = self.lookups.add(lambda number: Derivation(number, zone, path, table, on, day))
+        assert isinstance(step, Derivation)
+        return step
+
+    def other_table(self, name: str) -> Lookup:
+        """A row of another table."""
+        wanted, place = self.rule.lookup[name], f"lookup.{name}"
+        schema = self.lookups.others.get(wanted.table or "")
         if schema is None:
             self.refuse(f"{place}.table", f"there is no table '{wanted.table}' at the source")
         if not schema.key:
@@ -262,7 +289,10 @@ class _Compiler:
             if kind != types[column] and not (kind in _INTEGERS and types[column] in _INTEGERS):
                 self.refuse(f"{place}.on.{column}", f"'{text}' is a {kind}, and the column a {types[column]}: CAST(... AS {types[column]})")
             on.append((column, expression.sql))
-        return self.lookups.add(schema, tuple(on))
+        zone, pairs = self.book.config.time_zone, tuple(on)
+        step = self.lookups.add(lambda number: Lookup(number, zone, schema, pairs))
+        assert isinstance(step, Lookup)
+        return step
 
     def applies(self, day: str, until: date | None) -> str:
         """SQL for whether the rule applies to a row. Where that can't be told, as what is asked was not found, it does: and fails."""
@@ -302,7 +332,7 @@ class _Compiler:
         return parsed
 
     @property
-    def needed(self) -> dict[str, Lookup]:
+    def needed(self) -> dict[str, Lookup | Derivation]:
         """What the rule looks up and can't do without."""
         return {name: lookup for name, lookup in self.found.items() if not self.rule.lookup[name].optional}
 
@@ -313,7 +343,7 @@ class _Compiler:
     def read(self, name: str, column: str) -> None:
         """Note that a column of what is looked up is read. Raises BadExpression if there is none."""
         lookup = self.found[name]
-        known = {known.name.casefold(): known.name for known in lookup.schema.columns}
+        known = {known.casefold(): known for known in lookup.readable}
         if column.casefold() not in known:
             raise BadExpression(f"'{name}' has no column '{column}'{did_you_mean(column, known.values())}")
         self.lookups.read[lookup.number].add(known[column.casefold()])

@@ -1,6 +1,6 @@
 """Golden cases of the accountant: each file has the rules, the changes batch by batch, and what they come to.
 
-    == rules      TOML: `[columns]` of the table `shop.t` and its `key`, `[book]` if it is not plain, and `[[rules]]`
+    == rules      TOML: `[columns]` of the table `shop.t` and its `key`, `[book]` if it is not plain, `[files]`, and `[[rules]]`
     == changes    a batch: a row per change, `op` and the columns; `t` counts its transactions from 0. A blank is NULL, too.
                   `== changes without <rule>`: that rule has left the config; `== changes with <label>`: the rule of that `label`
                   has come into it, in place of the one of its name; `== changes with both`: all rules are in force
@@ -61,9 +61,12 @@ class Ledger:
 
 
 @pytest.mark.parametrize("path", CASES, ids=lambda path: path.stem)
-def test_golden(path: Path) -> None:
+def test_golden(path: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     sections = _sections(path.read_text("utf-8"))
     config = tomllib.loads(sections[0][1])
+    monkeypatch.chdir(tmp_path)
+    for name, content in config.get("files", {}).items():
+        Path(name).write_text(content, "utf-8")
     schema = table("t", config.get("key", []), **config["columns"])
     rules = {rule.pop("label", rule["name"]): RuleConfig(**{**_DEFAULTS, **rule}) for rule in config["rules"]}
     names = {each.book for rule in rules.values() for each in rule.by_book()}

@@ -90,6 +90,11 @@ BAD = {
         + "[sources.crm]\nurl = 'postgres://u@h/crm'\ntables = ['b']\n",
         "rules.0.lookup.b.table",
     ),
+    "a lookup in nothing": (changed('book = "main"', 'book = "main"\nlookup.b = { on = { id = "id" } }'), "rules.0.lookup.b"),
+    "a lookup in two places": (
+        changed('book = "main"', 'book = "main"\nlookup.b = { table = "shop.orders", csv = "b.csv", on = { id = "id" } }'),
+        "rules.0.lookup.b",
+    ),
     "a lookup by nothing": (
         changed('book = "main"', 'book = "main"\nlookup.b = { table = "shop.orders", on = {} }'),
         "rules.0.lookup.b.on",

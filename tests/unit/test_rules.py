@@ -367,6 +367,6 @@ def test_one_thing_that_is_looked_up_twice_is_looked_up_once() -> None:
     ]
     accountant = Accountant(rules, book())
     accountant.check([ORDERS, BUYERS])
-    ((lookup, columns),) = accountant.compile(ORDERS).lookups
+    ((lookup, columns),) = accountant.compile(ORDERS).steps
     assert (lookup.on, columns) == ((("id", "id"),), ("rating", "region"))
     accountant.close()
