@@ -13,6 +13,11 @@ from cdc.types import Account
 _SHIPPED = files("cdc.accounting").joinpath("charts")
 
 
+def chart_text(chart: str) -> str:
+    """The CSV of a chart that ships."""
+    return _SHIPPED.joinpath(f"{chart}.csv").read_text("utf-8")
+
+
 def load_chart(book: str, chart: str, folder: Path) -> list[Account]:
     """The accounts of a chart named in a book's config; a CSV's path starts at `folder`. Raises ConfigError."""
     shipped = _SHIPPED.joinpath(f"{chart}.csv")

@@ -16,7 +16,7 @@ from cdc.texts import text
 
 F = TypeVar("F", bound=Callable[..., Any])
 
-COMMANDS = ("init", "check", "run", "status", "query", "quarantine", "snapshot", "demo")
+COMMANDS = ("init", "check", "run", "status", "query", "report", "crosswalk", "quarantine", "snapshot", "demo")
 
 
 class Commands(click.Group):
@@ -35,7 +35,7 @@ class Commands(click.Group):
         try:
             return super().invoke(ctx)
         except LedgertailError as error:
-            report(error)
+            tell(error)
             ctx.exit(policy(error).exit_code)
         except KeyboardInterrupt:
             click.echo(err=True)
@@ -46,7 +46,7 @@ class Commands(click.Group):
             ctx.exit(EXIT_FAILED)
 
 
-def report(error: LedgertailError) -> None:
+def tell(error: LedgertailError) -> None:
     """What happened and what to do, on stderr."""
     click.secho(f"{text('cli.error')}: {error.message}", fg="red", err=True)
     click.echo(f"{text('cli.remedy')}: {error.hint} [{error.code}]", err=True)
