@@ -9,4 +9,4 @@ python=${PYTHON:-python3}
 .venv/bin/ruff format --check .
 .venv/bin/mypy
 .venv/bin/lint-imports
-.venv/bin/pytest -n "${LEDGERTAIL_TEST_WORKERS:-2}" "$@"
+.venv/bin/pytest -n "${LEDGERTAIL_TEST_WORKERS:-2}" --durations=40 "$@"
