@@ -13,7 +13,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 from cdc.accounting.accountant import Accountant
-from cdc.accounting.charts import load_chart
+from cdc.accounting.charts import income_accounts, load_chart
 from cdc.accounting.rules import Book
 from cdc.config import Config, SourceConfig
 from cdc.errors import ConfigError
@@ -61,7 +61,7 @@ def books(config: Config) -> tuple[dict[str, Book], list[Account]]:
     for name, book in config.books.items():
         chart = load_chart(name, book.chart, config.path.parent)
         accounts += chart
-        made[name] = Book(name, book, frozenset(account.code for account in chart))
+        made[name] = Book(name, book, frozenset(account.code for account in chart), income_accounts(chart))
     return made, accounts
 
 

@@ -19,6 +19,7 @@ from cdc.errors import ConfigError
 from cdc.paths import find, read_toml
 
 NAME = r"^[a-z][a-z0-9_]{0,30}$"
+PERIOD = r"^\d{4}-(0[1-9]|1[0-2])$"
 _DURATION = re.compile(r"^(\d+)\s*(ms|s|m|h|d)$")
 _SIZE = re.compile(r"^(\d+)\s*(B|KB|MB|GB)$", re.IGNORECASE)
 _SECONDS = {"ms": 0.001, "s": 1, "m": 60, "h": 3600, "d": 86400}
@@ -78,12 +79,21 @@ class PublishConfig(Model):
 
 
 class BookConfig(Model):
-    """`[books.<name>]`. `decimals`: what an amount of the base currency may have at most."""
+    """`[books.<name>]`. `decimals`: what an amount of the base currency may have at most.
+
+    `corrections`: the stored lines reversed and the new ones posted (`red-blue`), or the difference where only amounts changed (`delta`).
+    `red`: what is taken back stands as `negative` amounts on its own side, or `swapped` on the other. `prior_year`: the account that takes
+    the place of income and expenses of a closed year. `first_period` (`2026-01`): nothing earlier belongs into the book.
+    """
 
     base_currency: str = Field(pattern=r"^[A-Z]{3}$")
     chart: str
     decimals: int = Field(2, ge=0, le=6)
     time_zone: Zone = "UTC"
+    corrections: Literal["red-blue", "delta"] = "red-blue"
+    red: Literal["negative", "swapped"] = "negative"
+    prior_year: str | None = None
+    first_period: str | None = Field(None, pattern=PERIOD)
 
 
 class SourceConfig(Model):
@@ -169,6 +179,7 @@ class VariantConfig(Model):
     voucher_key: str | None = None
     voucher_type: str | None = None
     summary: str | None = None
+    attachments: str | None = None
     lookup: Lookups = Field(default_factory=dict)
     lines: list[LineConfig] | None = Field(None, min_length=1)
 
@@ -187,6 +198,7 @@ class RuleConfig(Model):
     voucher_key: str | None = None
     voucher_type: str | None = None
     summary: str | None = None
+    attachments: str | None = None
     version: int = Field(1, ge=1)
     valid_from: Day | None = None
     lookup: Lookups = Field(default_factory=dict)

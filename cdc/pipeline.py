@@ -30,6 +30,7 @@ from cdc.types import (
     OP,
     ORDINAL,
     READ,
+    REFERENCE,
     STAMP,
     TRANSACTIONS,
     TRUNCATE,
@@ -40,6 +41,7 @@ from cdc.types import (
     MirrorWrite,
     Position,
     Promotion,
+    Reference,
     Resume,
     SchemaVersion,
     SnapshotProgress,
@@ -79,6 +81,7 @@ class Pipeline:
         self._prepared: dict[tuple[str, bool], TableSchema] = {}
         self._copying: dict[str, int] = {}
         self._span: _Span | None = None
+        self._referred = False
         self.unfinished: str | None = None
 
     def close(self) -> None:
@@ -139,6 +142,7 @@ class Pipeline:
         return True
 
     def _apply(self, transaction: SinkTransaction, batch: MicroBatch) -> Checkpoint:
+        self._refer(transaction)
         mirrored: list[_Part] = []
         states = self._accountant.states(transaction.mirror)
         for changes in batch.changes:
@@ -163,6 +167,25 @@ class Pipeline:
             self._known[batch.source] = self._checkpoints.load(transaction, batch.source).checkpoint
         old = self._known[batch.source]
         return Checkpoint(batch.source, batch.position, old.epoch + 1 if old else 1, batch.identity)
+
+    def _refer(self, transaction: SinkTransaction) -> None:
+        """Let the accountant know the books' periods as the store has them."""
+        if not self._referred:
+            periods = transaction.reference("periods").to_pylist()
+            self._accountant.set_periods({(row["book"], row["period"]): row["state"] for row in periods})
+            self._referred = True
+
+    def set_period(self, book: str, period: str, state: str) -> None:
+        """Close a period of a book (`closed`, `soft`) or open it again (`open`)."""
+        transaction = self._sink.begin()
+        try:
+            others = [row for row in transaction.reference("periods").to_pylist() if (row["book"], row["period"]) != (book, period)]
+            rows = others + ([] if state == "open" else [{"book": book, "period": period, "state": state}])
+            transaction.apply(Reference("periods", pa.Table.from_pylist(rows, REFERENCE["periods"])))
+            transaction.commit()
+        finally:
+            transaction.rollback()
+        self._referred = False
 
     def _prepare(self, transaction: SinkTransaction, schema: TableSchema, position: Position, *, staged: bool) -> None:
         if self._prepared.get((schema.name, staged)) != schema:
@@ -288,6 +311,7 @@ class Pipeline:
         if resume.checkpoint is None:
             return
         transaction = self._sink.begin()
+        self._refer(transaction)
         now = datetime.now(UTC)
         txn = f"retry:{resume.checkpoint.epoch + 1}"
         one = pa.Table.from_pylist([{"position": resume.checkpoint.position, "txn": txn, "committed_at": now}], schema=TRANSACTIONS)

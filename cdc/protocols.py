@@ -17,6 +17,7 @@ from cdc.types import (
     Position,
     Postings,
     Promotion,
+    Reference,
     Resume,
     SchemaVersion,
     SnapshotProgress,
@@ -86,7 +87,15 @@ class SinkTransaction(Protocol):
         rows; a column that it does not have yet is NULL.
         """
 
-    def apply(self, part: MirrorWrite | Promotion | Postings | BatchLog) -> None:
+    def reference(self, name: str) -> pa.Table:
+        """What is kept of the books under a name of REFERENCE, in the columns it has there."""
+
+    def rated(self, schema: TableSchema, rates: pa.Table) -> pa.Table:
+        """The keys (LIVE_KEYS, sorted) of a table's rows with a live entry that asked for one of the rates (RATED), or that lie in
+        quarantine for want of a rate.
+        """
+
+    def apply(self, part: MirrorWrite | Promotion | Postings | Reference | BatchLog) -> None:
         """Write a part of a batch. The BatchLog comes last and closes the batch: it takes the batch's sequence number and hash."""
 
     def sql(self, statement: str, parameters: Sequence[object] = ()) -> list[tuple[Any, ...]]:

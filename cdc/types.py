@@ -195,21 +195,27 @@ LINE_FIELDS = [
     pa.field("quantity", AMOUNT),
     pa.field("unit", pa.string()),
     pa.field("dims", pa.string()),  # JSON object of text to text, keys sorted
+    pa.field("rate_type", pa.string()),  # of the rate the line was converted by, and the day it was asked for
+    pa.field("rate_date", pa.date32()),
+    pa.field("origin", pa.string()),  # JSON of what the line was made from besides its row; null if nothing
 ]
 HEADER_FIELDS = [
     pa.field("voucher_key", pa.string()),
     pa.field("voucher_type", pa.string()),
-    pa.field("entry_date", pa.date32()),
-    pa.field("period", pa.string()),
+    pa.field("doc_date", pa.date32()),  # by the rule
     pa.field("summary", pa.string()),
+    pa.field("attachments", pa.int32()),
     pa.field("rule_version", pa.int32()),
+    pa.field("entry_date", pa.date32()),  # the same, or, where its period is closed, the first day of the next open one
+    pa.field("period", pa.string()),
 ]
 ROW_FIELDS = [
     pa.field("source_table", pa.string()),
     pa.field("row_key", pa.string()),  # JSON object of the key columns
 ]
 
-# One row per live entry. `row_hash` is what it is looked up by: the lower half of MD5(source_table, NUL, row_key).
+# One row per live entry, and one per difference posted to it. `row_hash` is what it is looked up by:
+# the lower half of MD5(source_table, NUL, row_key).
 LIVE = pa.schema(
     [
         pa.field("row_hash", pa.uint64()),
@@ -218,6 +224,8 @@ LIVE = pa.schema(
         pa.field("rule", pa.string()),
         pa.field("entry_id", pa.string()),
         *HEADER_FIELDS,
+        pa.field("content", pa.string()),  # of what the rule wants; null where the lines tell
+        pa.field("correction", pa.int32()),  # 0, then that of each difference posted to it: all of them stand together
         pa.field("lines", pa.list_(pa.struct(LINE_FIELDS))),
     ]
 )
@@ -227,8 +235,9 @@ ENTRIES = pa.schema(
         pa.field("entry_id", pa.string()),  # a UUID
         pa.field("book", pa.string()),
         pa.field("rule", pa.string()),
-        pa.field("kind", pa.string()),  # post, reverse
+        pa.field("kind", pa.string()),  # post, reverse, adjust
         pa.field("reverses", pa.string()),
+        pa.field("corrects", pa.string()),  # the entry that stood before this one
         *HEADER_FIELDS,
         pa.field("source", pa.string()),
         *ROW_FIELDS,
@@ -256,6 +265,40 @@ QUARANTINED = pa.schema(
 )
 ENDED = pa.schema([pa.field("row_hash", pa.uint64()), pa.field("entry_id", pa.string())])
 SETTLED = pa.schema([*ROW_FIELDS, pa.field("book", pa.string()), pa.field("rule", pa.string())])
+
+# What is kept of the books besides the journal, by its name.
+REFERENCE = {
+    "periods": pa.schema(
+        [pa.field("book", pa.string()), pa.field("period", pa.string()), pa.field("state", pa.string())]  # `soft` or `closed`, else open
+    ),
+    "rates": pa.schema(
+        [
+            pa.field("book", pa.string()),
+            pa.field("currency", pa.string()),
+            pa.field("rate_type", pa.string()),
+            pa.field("rate_date", pa.date32()),  # from which it holds
+            pa.field("rate", RATE),  # base currency for one unit
+        ]
+    ),
+}
+# Of rates that are others than before, the days on which rows may have asked for them.
+RATED = pa.schema(
+    [
+        pa.field("book", pa.string()),
+        pa.field("currency", pa.string()),
+        pa.field("rate_type", pa.string()),
+        pa.field("first", pa.date32()),
+        pa.field("last", pa.date32()),
+    ]
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Reference:
+    """All that is kept under a name of REFERENCE from now on."""
+
+    name: str
+    rows: pa.Table
 
 
 @dataclass(frozen=True, slots=True)

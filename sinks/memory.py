@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Callable, Iterator, Sequence
 from copy import deepcopy
 from dataclasses import dataclass, field
@@ -10,7 +11,20 @@ from typing import Any
 import pyarrow as pa
 
 from cdc.protocols import SinkTransaction
-from cdc.types import LIVE, NUMBER, STAMP, Account, BatchLog, MirrorWrite, Postings, Promotion, TableSchema
+from cdc.types import (
+    LIVE,
+    LIVE_KEYS,
+    NUMBER,
+    REFERENCE,
+    STAMP,
+    Account,
+    BatchLog,
+    MirrorWrite,
+    Postings,
+    Promotion,
+    Reference,
+    TableSchema,
+)
 
 Row = dict[str, Any]
 PAGE_ROWS = 1000
@@ -29,6 +43,7 @@ class State:
     schemas: dict[tuple[str, bool], TableSchema] = field(default_factory=dict)
     mirrors: dict[str, list[Row]] = field(default_factory=dict)
     staged: dict[str, list[Row]] = field(default_factory=dict)
+    reference: dict[str, list[Row]] = field(default_factory=dict)
 
 
 class MemoryTransaction:
@@ -58,7 +73,24 @@ class MemoryTransaction:
         for start in range(0, len(rows), PAGE_ROWS):
             yield pa.Table.from_pylist(rows[start : start + PAGE_ROWS], _arrow(schema, staged))
 
-    def apply(self, part: MirrorWrite | Promotion | Postings | BatchLog) -> None:
+    def reference(self, name: str) -> pa.Table:
+        return pa.Table.from_pylist(self.state.reference.get(name, []), REFERENCE[name])
+
+    def rated(self, schema: TableSchema, rates: pa.Table) -> pa.Table:
+        asked = {
+            line["entry_id"]
+            for line in self.state.lines
+            for rate in rates.to_pylist()
+            if all(line[name] == rate[name] for name in ("book", "currency", "rate_type"))
+            and rate["first"] <= line["rate_date"] <= rate["last"]
+        }
+        keys = {row["row_key"] for row in self.state.live if row["source_table"] == schema.name and row["entry_id"] in asked}
+        for item in self.state.quarantine.values():
+            if (item["source_table"], item["status"], item["reason"]) == (schema.name, "open", "quarantine.rate"):
+                keys.add(item["row_key"])
+        return pa.table([[row_hash(schema.name, key) for key in sorted(keys)], sorted(keys)], LIVE_KEYS)
+
+    def apply(self, part: MirrorWrite | Promotion | Postings | Reference | BatchLog) -> None:
         match part:
             case MirrorWrite():
                 self._write(part)
@@ -68,6 +100,8 @@ class MemoryTransaction:
                 self.state.schemas[part.schema.name, False] = part.schema
             case Postings():
                 self._post(part)
+            case Reference():
+                self.state.reference[part.name] = part.rows.to_pylist()
             case BatchLog():
                 self._close(part)
 
@@ -144,6 +178,11 @@ class MemorySink:
 
     def close(self) -> None:
         """There is nothing to let go of."""
+
+
+def row_hash(table: str, row_key: str) -> int:
+    """What a row is looked up by, as the head of `cdc.types.LIVE` says."""
+    return int.from_bytes(hashlib.md5(f"{table}\0{row_key}".encode(), usedforsecurity=False).digest()[8:], "little")
 
 
 def _key_names(schema: TableSchema, keys: pa.Table) -> list[str]:

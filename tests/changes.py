@@ -93,4 +93,5 @@ def transactions(count: int = 1, first: int = 1) -> pa.Table:
 def book(name: str = "main", accounts: Iterable[str] = ("1001", "1002", "1122", "2221", "5001"), **config: Any) -> Mapping[str, Book]:
     """A book, by its name."""
     settings = BookConfig(base_currency="CNY", chart="small-business-2013", **config)
-    return {name: Book(name, settings, frozenset(accounts))}
+    accounts = frozenset(accounts)
+    return {name: Book(name, settings, accounts, frozenset(code for code in accounts if code.startswith("5")))}

@@ -11,7 +11,8 @@ The steps are temporary tables, each built from the ones before:
     live     the live entries of those
     known    the rows that do have live entries, or that change more than once: only these need a look back
     wanted   per change and rule: the entry's id, header and lines, or a fault; lines are null where the rule wants nothing
-    posted   per rule and row, the changes after which something else is wanted, each with what stood before it
+    steps    per rule and row, the changes after which something else is wanted (cdc.accounting.corrections)
+    posting  the entries that come of them
 """
 
 from __future__ import annotations
@@ -22,6 +23,7 @@ import duckdb
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from cdc.accounting.corrections import CHANGE, ENDED_BY_STEPS, HEADER, PLAIN, POSTING, STEPS, set_periods, set_policies
 from cdc.accounting.lookups import MirrorOf, States
 from cdc.accounting.rules import LEVELS, Book, CompiledRule, Program, check_alone, compile_rules, keyed, row_hash, row_key
 from cdc.accounting.sql import literal, memory_database, quote, trying
@@ -34,19 +36,18 @@ NOTHING = Postings(
 _INSERTED, _DELETED = pa.scalar(INSERT, pa.string()), pa.scalar(DELETE, pa.string())
 LiveLookup = Callable[[TableSchema, pa.Table | None], pa.Table]
 
-_HEADER = "voucher_key, voucher_type, entry_date, period, summary, rule_version"
-_CHANGE = '"#rid", "#ordinal", "#op", "#hash", "#key", "#position", "#xid", "#committed_at"'
 _NOTHING_WANTED = (  # made anew each time, as the space of rows deleted from a table in memory is not given back
     "CREATE OR REPLACE TEMP TABLE wanted ("
     'book VARCHAR, rule VARCHAR, rule_version INTEGER, "#rid" BIGINT, "#ordinal" BIGINT, "#op" VARCHAR, "#hash" UBIGINT, "#key" VARCHAR, '
     '"#position" VARCHAR, "#xid" VARCHAR, "#committed_at" TIMESTAMPTZ, entry_id VARCHAR, voucher_key VARCHAR, voucher_type VARCHAR, '
-    "entry_date DATE, period VARCHAR, summary VARCHAR, fault VARCHAR, "
+    "doc_date DATE, summary VARCHAR, attachments INTEGER, fault VARCHAR, "
     "lines STRUCT(line_no INTEGER, account VARCHAR, debit DECIMAL(38,6), credit DECIMAL(38,6), currency VARCHAR, "
-    "orig_amount DECIMAL(38,6), rate DECIMAL(38,12), quantity DECIMAL(38,6), unit VARCHAR, dims VARCHAR)[])"
+    "orig_amount DECIMAL(38,6), rate DECIMAL(38,12), quantity DECIMAL(38,6), unit VARCHAR, dims VARCHAR, "
+    "rate_type VARCHAR, rate_date DATE, origin VARCHAR)[])"
 )
-_NEGATED = (
-    "list_transform(lines, lambda l: struct_pack(line_no := l.line_no, account := l.account, debit := -l.debit, credit := -l.credit, "
-    "currency := l.currency, orig_amount := -l.orig_amount, rate := l.rate, quantity := -l.quantity, unit := l.unit, dims := l.dims))"
+
+_NOTHING_KNOWN = (
+    'CREATE OR REPLACE TEMP TABLE live AS FROM no_live; CREATE OR REPLACE TEMP TABLE known AS SELECT "#hash", "#key" FROM c WHERE false'
 )
 
 
@@ -64,6 +65,9 @@ class Accountant:
         self._expected: dict[str, TableSchema] = {}
         self._compiled: dict[str, tuple[tuple[TableSchema | None, ...], Program]] = {}
         self._db = memory_database()
+        self._db.register("no_live", LIVE.empty_table())
+        set_policies(self._db, books.values())
+        self._moves = set_periods(self._db, {})
         check_alone(self._db, self._rules, self._books)
 
     def know(self, schemas: Iterable[TableSchema]) -> None:
@@ -78,6 +82,10 @@ class Accountant:
         self._expected |= {schema.name: schema for schema in schemas}
         for name in self._expected:
             self.compile(self._expected[name])
+
+    def set_periods(self, states: Mapping[tuple[str, str], str]) -> None:
+        """The periods that are not open: `closed` or `soft` by book and period."""
+        self._moves = set_periods(self._db, states)
 
     def asks(self, schema: TableSchema) -> bool:
         """Whether a rule of the table looks something up."""
@@ -205,12 +213,12 @@ class Accountant:
         db = self._db
         for rule in {(rule.book, rule.name): rule for rule in rules}.values():
             db.execute(
-                f"""INSERT INTO wanted BY NAME SELECT {_of(rule)}, {_CHANGE} FROM c SEMI JOIN known USING ("#hash", "#key")
+                f"""INSERT INTO wanted BY NAME SELECT {_of(rule)}, {CHANGE} FROM c SEMI JOIN known USING ("#hash", "#key")
                 WHERE "#rid" NOT IN (SELECT "#rid" FROM wanted WHERE book = {literal(rule.book)} AND rule = {literal(rule.name)})"""
             )
         ours = " OR ".join(f"(l.book = {literal(rule.book)} AND l.rule = {literal(rule.name)})" for rule in rules) or "false"
         db.execute(
-            f"""INSERT INTO wanted BY NAME SELECT l.book, l.rule, l.rule_version, {_CHANGE}
+            f"""INSERT INTO wanted BY NAME SELECT l.book, l.rule, l.rule_version, {CHANGE}
             FROM c JOIN live l ON "#hash" = l.row_hash AND "#key" = l.row_key WHERE "#op" = 'd' AND NOT ({ours})"""
         )
 
@@ -234,28 +242,30 @@ class Accountant:
         finally:
             db.execute("DROP TABLE IF EXISTS c")
             db.execute("ALTER TABLE every_change RENAME TO c")
-        db.execute(f"""INSERT INTO wanted BY NAME SELECT {_of(rule)}, {_CHANGE}, bad.fault FROM c JOIN bad USING ("#rid")""")
+        db.execute(f"""INSERT INTO wanted BY NAME SELECT {_of(rule)}, {CHANGE}, bad.fault FROM c JOIN bad USING ("#rid")""")
 
     def _post(self, schema: TableSchema, settling: tuple[CompiledRule, ...], standing: bool) -> Postings:
         """What comes of `wanted`. `settling`: the rules that may settle quarantine items of the rows `asked`."""
         db, table, source = self._db, literal(schema.name), literal(schema.source)
-        posted, entries_of = _PLAIN
-        if standing:
-            db.execute(_STEPS)
-            posted, entries_of = _LOOKING_BACK
+        posting = f"({PLAIN})"
+        if standing or self._moves:
+            if not standing:
+                db.execute(_NOTHING_KNOWN)
+            db.execute(STEPS)
+            db.execute(POSTING)
+            posting = "posting"
+        placed = f"{HEADER}, entry_date, period"
         entries = self._fetch(
-            f"""SELECT entry_id, book, rule, kind, reverses, {_HEADER}, {source} AS source, {table} AS source_table, "#key" AS row_key,
-            "#op" AS op, "#position" AS position, "#xid" AS txn, "#ordinal" AS ordinal, "#committed_at" AS committed_at
-            FROM ({entries_of})""",
+            f"""SELECT entry_id, book, rule, kind, reverses, corrects, {placed}, {source} AS source, {table} AS source_table,
+            "#key" AS row_key, "#op" AS op, "#position" AS position, "#xid" AS txn, "#ordinal" AS ordinal, "#committed_at" AS committed_at
+            FROM {posting}""",
             ENTRIES,
         )
-        lines = self._fetch(f"SELECT entry_id, book, period, unnest(lines, recursive := true) FROM ({entries_of})", LINES)
-        ended = ENDED.empty_table()
-        if standing:
-            ended = self._fetch('SELECT "#hash" AS row_hash, live_id AS entry_id FROM steps WHERE step = 1 AND live_id IS NOT NULL', ENDED)
+        lines = self._fetch(f"SELECT entry_id, book, period, unnest(lines, recursive := true) FROM {posting}", LINES)
+        ended = self._fetch(ENDED_BY_STEPS, ENDED) if standing else ENDED.empty_table()
         begun = self._fetch(
-            f"""SELECT "#hash" AS row_hash, {table} AS source_table, "#key" AS row_key, book, rule, entry_id, {_HEADER}, lines
-            FROM ({posted}) WHERE stays AND lines IS NOT NULL""",
+            f"""SELECT "#hash" AS row_hash, {table} AS source_table, "#key" AS row_key, book, rule, entry_id, {placed}, content, correction,
+            lines FROM {posting} WHERE kind <> 'reverse' AND run = last_run""",
             LIVE,
         )
         return Postings(entries, lines, ended, begun, self._quarantine(schema), self._settle(schema, settling))
@@ -301,47 +311,3 @@ class Accountant:
 
 def _of(rule: CompiledRule) -> str:
     return f"{literal(rule.book)} AS book, {literal(rule.name)} AS rule, {rule.version} AS rule_version"
-
-
-# Of known rows: the changes after which a rule wants something else than what stood before, live or from earlier in the batch.
-# Rows seen once and for the first time need no look back: they are posted as they are.
-_CONTENT = (
-    "CASE WHEN {0}.lines IS NOT NULL THEN md5(concat_ws(chr(31), {0}.entry_date, coalesce({0}.voucher_key, chr(0)), "
-    "coalesce({0}.voucher_type, chr(0)), coalesce({0}.summary, chr(0)), CAST({0}.lines AS VARCHAR))) END"
-)
-_STEPS = f"""CREATE OR REPLACE TEMP TABLE steps AS
-WITH chain AS (
-    SELECT w."#rid", w.book, w.rule, w."#key", {_CONTENT.format("w")} AS want, l.entry_id AS live_id, {_CONTENT.format("l")} AS stood
-    FROM wanted w SEMI JOIN known USING ("#hash", "#key")
-    LEFT JOIN live l ON l.row_hash = w."#hash" AND l.row_key = w."#key" AND l.book = w.book AND l.rule = w.rule
-    WHERE w.fault IS NULL
-), turns AS (
-    SELECT * FROM chain WINDOW k AS (PARTITION BY book, rule, "#key" ORDER BY "#rid")
-    QUALIFY want IS DISTINCT FROM CASE WHEN row_number() OVER k = 1 THEN stood ELSE lag(want) OVER k END
-), steps AS (
-    SELECT "#rid", book, rule, live_id, row_number() OVER k AS step, lag("#rid") OVER k AS before_rid, lead("#rid") OVER k IS NULL AS stays
-    FROM turns WINDOW k AS (PARTITION BY book, rule, "#key" ORDER BY "#rid")
-)
-SELECT w.*, live_id, step, before_rid, stays FROM steps JOIN wanted w USING ("#rid", book, rule)"""
-
-# What is posted, and the entries that come of it, without and with a look back: for each step the reversal of what stood before it, and the
-# posting of what is wanted.
-_POST = f"""SELECT 'post' AS kind, entry_id, NULL::VARCHAR AS reverses, {_HEADER}, book, rule, {_CHANGE}, lines"""
-_UNKNOWN = "SELECT *, NULL::VARCHAR AS live_id, 1 AS step, NULL::BIGINT AS before_rid, true AS stays FROM wanted"
-_PLAIN = (f"{_UNKNOWN} WHERE fault IS NULL", f"{_POST} FROM wanted WHERE fault IS NULL AND lines IS NOT NULL")
-_STEPS_AND_UNKNOWN = f"""{_UNKNOWN} ANTI JOIN known USING ("#hash", "#key") WHERE fault IS NULL UNION ALL BY NAME SELECT * FROM steps"""
-_STOOD = ", ".join(f"{{}}.{name}" for name in [*_HEADER.split(", "), "entry_id", "lines"])
-_LOOKING_BACK = (
-    _STEPS_AND_UNKNOWN,
-    f"""WITH reversed AS (
-        SELECT s.* EXCLUDE (entry_id, {_HEADER}, lines), {_STOOD.replace("{}", "l")}
-        FROM steps s JOIN live l ON l.entry_id = s.live_id WHERE s.step = 1
-        UNION ALL BY NAME
-        SELECT s.* EXCLUDE (entry_id, {_HEADER}, lines), {_STOOD.replace("{}", "b")}
-        FROM steps s JOIN steps b ON b."#rid" = s.before_rid AND b.book = s.book AND b.rule = s.rule AND b."#key" = s."#key"
-        WHERE b.lines IS NOT NULL
-    )
-    SELECT 'reverse' AS kind, CAST(md5('reverse|' || entry_id) AS UUID)::VARCHAR AS entry_id, entry_id AS reverses, {_HEADER}, book, rule,
-        {_CHANGE}, {_NEGATED} AS lines FROM reversed
-    UNION ALL {_POST} FROM ({_STEPS_AND_UNKNOWN}) WHERE lines IS NOT NULL""",
-)

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import csv
 import io
+from collections.abc import Iterable
 from importlib.resources import files
 from pathlib import Path
 
 from cdc.errors import ConfigError
 from cdc.types import Account
 
+_INCOME = {"损益", "收入", "费用", "income", "revenue", "expense", "expenses", "profit and loss"}
 _SHIPPED = files("cdc.accounting").joinpath("charts")
 
 
@@ -33,3 +35,8 @@ def load_chart(book: str, chart: str, folder: Path) -> list[Account]:
     if len(set(codes)) < len(codes) or "" in codes:
         raise ConfigError("rules.chart", book=book, chart=chart, fault="a code is empty or there twice")
     return accounts
+
+
+def income_accounts(accounts: Iterable[Account]) -> frozenset[str]:
+    """The codes of income and expenses, by their categories."""
+    return frozenset(account.code for account in accounts if account.category.strip().casefold() in _INCOME)

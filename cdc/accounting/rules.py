@@ -41,16 +41,18 @@ LEVELS = {
     "quarantine.decimals": 3,
     "quarantine.unbalanced": 3,
     "quarantine.account": 4,
+    "quarantine.period": 4,
 }
 
 
 @dataclass(frozen=True, slots=True)
 class Book:
-    """A book with the codes of its chart."""
+    """A book with the codes of its chart; `income`: those of income and expenses."""
 
     name: str
     config: BookConfig
     accounts: frozenset[str]
+    income: frozenset[str] = frozenset()
 
 
 @dataclass(frozen=True, slots=True)
@@ -201,7 +203,7 @@ def expressions_of(rule: RuleConfig) -> Iterator[tuple[str, str]]:
     for name, lookup in rule.lookup.items():
         for column, text in lookup.on.items():
             yield f"lookup.{name}.on.{column}", text
-    for key in ("when", "date", "voucher_key", "voucher_type", "summary"):
+    for key in ("when", "date", "voucher_key", "voucher_type", "summary", "attachments"):
         if text := getattr(rule, key):
             yield key, text
     for i, line in enumerate(rule.lines):
@@ -230,13 +232,14 @@ class _Compiler:
         applies = self.applies(inputs["#date"], until)
         for name, text in (("voucher_key", rule.voucher_key), ("voucher_type", rule.voucher_type), ("summary", rule.summary)):
             inputs[f"#{name}"] = self.text(name, text)
+        inputs["#attachments"] = self.count("attachments", rule.attachments)
         for i, line in enumerate(rule.lines):
             inputs |= self.line_inputs(i, line)
         values = ", ".join(f"{sql} AS {quote(name)}" for name, sql in inputs.items())
         row = '"#rid", "#ordinal", "#op", "#hash", "#key", "#position", "#xid", "#committed_at"'
         where = f"""FROM c WHERE "#op" <> 'd' AND {applies}"""
-        header = """"#voucher_key" AS voucher_key, "#voucher_type" AS voucher_type, "#date" AS entry_date,
-            CASE WHEN isfinite("#date") THEN strftime("#date", '%Y-%m') END AS period, "#summary" AS summary"""
+        header = """"#voucher_key" AS voucher_key, "#voucher_type" AS voucher_type, "#date" AS doc_date, "#summary" AS summary,
+            "#attachments" AS attachments"""
         lines = "[" + ", ".join(self.line_struct(i, line) for i, line in enumerate(rule.lines)) + "]"
         entry_id = f"""concat_ws('|', 'post', {literal(rule.book)}, {literal(rule.name)}, {literal(self.schema.name)},
             "#key", "#position", "#xid", "#ordinal")"""
@@ -351,6 +354,9 @@ class _Compiler:
     def text(self, key: str, text: str | None) -> str:
         return "CAST(NULL AS VARCHAR)" if text is None else f"CAST({self.expression(key, text).sql} AS VARCHAR)"
 
+    def count(self, key: str, text: str | None) -> str:
+        return "CAST(NULL AS INTEGER)" if text is None else f"CAST({self.expression(key, text, *sorted(_INTEGERS)).sql} AS INTEGER)"
+
     def date(self) -> str:
         return f"CAST({self.expression('date', self.rule.date, 'DATE', 'TIMESTAMP', 'TIMESTAMP WITH TIME ZONE').sql} AS DATE)"
 
@@ -412,7 +418,8 @@ class _Compiler:
             orig_amount := {given("orig_amount", f"DECIMAL(38,{AMOUNT_SCALE})", amount)},
             rate := {given("rate", f"DECIMAL(38,{RATE_SCALE})", f"CAST(1 AS DECIMAL(38,{RATE_SCALE}))")},
             quantity := {given("quantity", f"DECIMAL(38,{AMOUNT_SCALE})", none)},
-            unit := {given("unit", "VARCHAR", "CAST(NULL AS VARCHAR)")}, dims := {self.dims(i, line)})"""
+            unit := {given("unit", "VARCHAR", "CAST(NULL AS VARCHAR)")}, dims := {self.dims(i, line)},
+            rate_type := CAST(NULL AS VARCHAR), rate_date := CAST(NULL AS DATE), origin := CAST(NULL AS VARCHAR))"""
 
     def worth(self, i: int, line: LineConfig) -> str:
         """SQL over a line's inputs for its amount; of the rest for what is missing on the credit side."""
@@ -449,6 +456,8 @@ class _Compiler:
         cases += [
             """WHEN "#date" IS NULL OR NOT isfinite("#date") THEN 'quarantine.no_date|' || coalesce(CAST("#date" AS VARCHAR), 'NULL')"""
         ]
+        if (first := self.book.config.first_period) is not None:
+            cases.append(f"""WHEN strftime("#date", '%Y-%m') < '{first}' THEN concat('quarantine.period|', "#date", ' < {first}')""")
         for i, line in enumerate(self.rule.lines):
             cases += self.line_faults(i, line)
         cases.append(self.unbalanced())

@@ -11,7 +11,7 @@ from sinks.duckdb.chain import BatchHash
 from sinks.duckdb.names import literal
 from sinks.duckdb.session import Session, taken_in
 
-_TEXT_HERE = {"entry_id": "UUID", "reverses": "UUID", "id": "UUID"}
+_TEXT_HERE = {"entry_id": "UUID", "reverses": "UUID", "corrects": "UUID", "id": "UUID"}
 _BATCH = """batch_seq, source, first_position, last_position, transactions, changes, entries, lines, first_commit_at, last_commit_at,
     applied_at, hash, prev_hash"""
 _LIVE_HEAD = [name for name in LIVE.names if name != "lines"]

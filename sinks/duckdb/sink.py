@@ -11,8 +11,8 @@ import pyarrow as pa
 
 from cdc.errors import StoreError
 from cdc.protocols import SinkTransaction
-from cdc.types import Account, BatchLog, MirrorWrite, Postings, Promotion, TableSchema
-from sinks.duckdb import journal, mirror
+from cdc.types import Account, BatchLog, MirrorWrite, Postings, Promotion, Reference, TableSchema
+from sinks.duckdb import journal, mirror, reference
 from sinks.duckdb.faults import translated
 from sinks.duckdb.file import connection_of, open_writer, store_path
 from sinks.duckdb.session import Session
@@ -39,7 +39,13 @@ class DuckDBTransaction:
     def mirror(self, schema: TableSchema, keys: pa.Table | None, staged: bool = False) -> Iterator[pa.Table]:
         return mirror.read(self._session, schema, keys, staged)
 
-    def apply(self, part: MirrorWrite | Promotion | Postings | BatchLog) -> None:
+    def reference(self, name: str) -> pa.Table:
+        return reference.read(self._session, name)
+
+    def rated(self, schema: TableSchema, rates: pa.Table) -> pa.Table:
+        return reference.rated(self._session, schema, rates)
+
+    def apply(self, part: MirrorWrite | Promotion | Postings | Reference | BatchLog) -> None:
         """Write a part. Raises StoreError; the transaction can then only be rolled back."""
         match part:
             case MirrorWrite():
@@ -48,6 +54,8 @@ class DuckDBTransaction:
                 mirror.promote(self._session, part)
             case Postings():
                 self._batch().post(part)
+            case Reference():
+                reference.write(self._session, part)
             case BatchLog():
                 self._batch().close(part)
 

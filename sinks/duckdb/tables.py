@@ -15,19 +15,20 @@ from cdc.errors import StoreError
 from cdc.types import Account
 from sinks.duckdb.session import Session
 
-FORMAT = 1  # of the tables below; raised when a store of an older format has to be changed
+FORMAT = 2  # of the tables below; raised when a store of an older format has to be changed
 
-_HEADER = (
-    "voucher_key VARCHAR, voucher_type VARCHAR, entry_date DATE NOT NULL, period VARCHAR NOT NULL, summary VARCHAR, rule_version INTEGER"
-)
+_HEADER = """voucher_key VARCHAR, voucher_type VARCHAR, doc_date DATE NOT NULL, summary VARCHAR, attachments INTEGER, rule_version INTEGER,
+    entry_date DATE NOT NULL, period VARCHAR NOT NULL"""
 ENTRIES_COLUMNS = f"""
-    entry_id UUID NOT NULL, book VARCHAR NOT NULL, rule VARCHAR NOT NULL, kind VARCHAR NOT NULL, reverses UUID, {_HEADER},
+    entry_id UUID NOT NULL, book VARCHAR NOT NULL, rule VARCHAR NOT NULL, kind VARCHAR NOT NULL, reverses UUID, corrects UUID,
+    {_HEADER},
     source VARCHAR NOT NULL, source_table VARCHAR NOT NULL, row_key VARCHAR NOT NULL, op VARCHAR NOT NULL, position VARCHAR NOT NULL,
     txn VARCHAR, ordinal BIGINT, committed_at TIMESTAMPTZ, batch_seq BIGINT NOT NULL, batch_row BIGINT NOT NULL"""
 LINES_COLUMNS = """
     entry_id UUID NOT NULL, book VARCHAR NOT NULL, period VARCHAR NOT NULL, line_no INTEGER NOT NULL, account VARCHAR NOT NULL,
     debit DECIMAL(38,6), credit DECIMAL(38,6), currency VARCHAR NOT NULL, orig_amount DECIMAL(38,6), rate DECIMAL(38,12),
-    quantity DECIMAL(38,6), unit VARCHAR, dims JSON, batch_seq BIGINT NOT NULL, batch_row BIGINT NOT NULL"""
+    quantity DECIMAL(38,6), unit VARCHAR, dims JSON, rate_type VARCHAR, rate_date DATE, origin JSON,
+    batch_seq BIGINT NOT NULL, batch_row BIGINT NOT NULL"""
 _TABLES = f"""
 CREATE SCHEMA IF NOT EXISTS ledger;
 CREATE SCHEMA IF NOT EXISTS meta;
@@ -41,7 +42,7 @@ CREATE TABLE IF NOT EXISTS ledger.accounts (
     book VARCHAR NOT NULL, code VARCHAR NOT NULL, name VARCHAR NOT NULL, category VARCHAR, normal_balance VARCHAR);
 CREATE TABLE IF NOT EXISTS ledger.periods (book VARCHAR NOT NULL, period VARCHAR NOT NULL, state VARCHAR NOT NULL);
 CREATE TABLE IF NOT EXISTS ledger.rates (
-    book VARCHAR NOT NULL, currency VARCHAR NOT NULL, rate_date DATE NOT NULL, rate DECIMAL(38,12) NOT NULL);
+    book VARCHAR NOT NULL, currency VARCHAR NOT NULL, rate_type VARCHAR NOT NULL, rate_date DATE NOT NULL, rate DECIMAL(38,12) NOT NULL);
 CREATE TABLE IF NOT EXISTS ledger.quarantine (
     id UUID NOT NULL, source VARCHAR NOT NULL, source_table VARCHAR NOT NULL, row_key VARCHAR, position VARCHAR, level INTEGER NOT NULL,
     reason VARCHAR NOT NULL, detail VARCHAR, payload VARCHAR, status VARCHAR NOT NULL, first_seen TIMESTAMPTZ NOT NULL,
@@ -52,7 +53,7 @@ CREATE TABLE IF NOT EXISTS ledger.batches (
     applied_at TIMESTAMPTZ NOT NULL, hash VARCHAR NOT NULL, prev_hash VARCHAR NOT NULL);
 CREATE TABLE IF NOT EXISTS meta.live (
     row_hash UBIGINT NOT NULL, source_table VARCHAR NOT NULL, row_key VARCHAR NOT NULL, book VARCHAR NOT NULL, rule VARCHAR NOT NULL,
-    entry_id UUID NOT NULL, {_HEADER}, batch_seq BIGINT NOT NULL);
+    entry_id UUID NOT NULL, {_HEADER}, content VARCHAR, correction INTEGER NOT NULL, batch_seq BIGINT NOT NULL);
 CREATE TABLE IF NOT EXISTS meta.checkpoints (
     source VARCHAR NOT NULL, position VARCHAR NOT NULL, epoch BIGINT NOT NULL, identity VARCHAR NOT NULL, applied_at TIMESTAMPTZ NOT NULL);
 CREATE TABLE IF NOT EXISTS meta.snapshots (

@@ -106,6 +106,7 @@ def live_keys(numbers: Iterable[int]) -> pa.Table:
 def lines_of(amount: Decimal) -> list[Row]:
     """Two balanced lines."""
     common = {"currency": "CNY", "orig_amount": amount, "rate": Decimal(1), "quantity": None, "unit": None}
+    common |= {"rate_type": None, "rate_date": None, "origin": None}
     return [
         {"line_no": 1, "account": "1122", "debit": amount, "credit": None, **common, "dims": '{"customer": "张三"}'},
         {"line_no": 2, "account": "5001", "debit": None, "credit": amount, **common, "dims": None},
@@ -121,7 +122,7 @@ def postings(
 ) -> Postings:
     """Postings that begin entries of orders with an amount, end (order, entry_id) without reversing, quarantine and settle."""
     heads = [_head(number, amount, version) for number, amount in begun]
-    entries = [{**_told(head), "kind": "post", "reverses": None} for head in heads]
+    entries = [{**_told(head), "kind": "post", "reverses": None, "corrects": None} for head in heads]
     lines = [{**head, **line} for head in heads for line in head["lines"]]
     return Postings(
         pa.Table.from_pylist(entries, ENTRIES),
@@ -162,8 +163,12 @@ def _head(number: int, amount: Decimal, version: int) -> Row:
         "entry_id": entry_id(number, version),
         "voucher_key": f"SO{number}",
         "voucher_type": None,
+        "doc_date": date(2026, 11, 3),
         "entry_date": date(2026, 11, 3),
         "period": "2026-11",
+        "attachments": 2,
+        "content": None,
+        "correction": 0,
         "summary": f"销售 SO{number}",
         "rule_version": 1,
         "lines": lines_of(amount),

@@ -4,6 +4,7 @@
     == changes    a batch: a row per change, `op` and the columns; `t` counts its transactions from 0. A blank is NULL, too.
                   `== changes without <rule>`: that rule has left the config; `== changes with <label>`: the rule of that `label`
                   has come into it, in place of the one of its name; `== changes with both`: all rules are in force
+    == periods    those of a book that are not open from here on: its name, the period, `closed` or `soft`
     == entries    what was posted, in order; the lines of an entry stand below its first. Entries are called A, B, ... as they come
     == quarantine what lies there in the end, and how each item stands
 
@@ -72,7 +73,7 @@ def test_golden(path: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> 
     names = {each.book for rule in rules.values() for each in rule.by_book()}
     books = {name: book(name, **config.get("book", {}))[name] for name in names}
     in_force = {label: rule for label, rule in rules.items() if label == rule.name}
-    ledger, first, told = Ledger(), 1, {"entries"}
+    ledger, first, told, periods = Ledger(), 1, {"entries"}, dict[tuple[str, str], str]()
     for title, body in sections[1:]:
         kind, _, rest = title.partition(" ")
         if kind == "changes":
@@ -85,9 +86,12 @@ def test_golden(path: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> 
                 in_force[rule.name] = rule
             rows, numbers, count = _batch(schema, body)
             accountant = Accountant([each for rule in in_force.values() for each in rule.by_book()], books)
+            accountant.set_periods(periods)
             ledger.post(accountant.account(schema, changes(schema, rows, numbers), transactions(count, first), ledger.lookup))
             accountant.close()
             first += count
+        elif kind == "periods":
+            periods |= {(name, period): state for name, period, state in map(_cells, body.splitlines()[1:])}
         else:
             told.discard(kind)
             header = _cells(body.splitlines()[0])
@@ -139,7 +143,12 @@ def _answers(ledger: Ledger, kind: str) -> list[dict[str, Any]]:
     answers = []
     for entry in ledger.entries:
         lines = sorted(ledger.lines[entry["entry_id"]], key=lambda line: line["line_no"])
-        head = entry | {"entry": names[entry["entry_id"]], "reverses": names.get(entry["reverses"]), "of": entry["row_key"]}
+        head = entry | {
+            "entry": names[entry["entry_id"]],
+            "reverses": names.get(entry["reverses"]),
+            "corrects": names.get(entry["corrects"]),
+            "of": entry["row_key"],
+        }
         answers += [(head if i == 0 else {}) | {"line": line["line_no"], **_bare([line])[0]} for i, line in enumerate(lines)]
     return answers
 

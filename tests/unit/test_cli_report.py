@@ -39,6 +39,7 @@ def entry(number: int, day: date, *lines: Line, book: str = "main") -> tuple[lis
         **common,
         "rule": "sale",
         "kind": "post",
+        "doc_date": day,
         "entry_date": day,
         "summary": f"no {number}",
         "source": "shop",
