@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterator
 from typing import Any, NoReturn
 
 import pytest
-from hypothesis import HealthCheck, core, settings
+from hypothesis import HealthCheck, Phase, core, settings
 from hypothesis.errors import StopTest, UnsatisfiedAssumption
 
 from tests.servers import mysql as mysql_servers
@@ -20,10 +20,19 @@ from tests.servers.mysql_binaries import DEFAULT_FLAVOUR, FLAVOURS
 from tests.servers.postgres import Database, RunningPostgres, fresh_database, running
 from tests.servers.postgres_binaries import DEFAULT_VERSION, VERSIONS
 
+SHRINK_SECONDS = 60.0
 PROPERTY_SECONDS = float(os.environ.get("LEDGERTAIL_TEST_PROPERTY_SECONDS", "10"))
 
 # Random examples each run; a failure prints the blob that repeats it.
-settings.register_profile("ledgertail", deadline=None, print_blob=True, derandomize=False, suppress_health_check=[HealthCheck.too_slow])
+# Explaining one takes as long as it likes.
+settings.register_profile(
+    "ledgertail",
+    deadline=None,
+    print_blob=True,
+    derandomize=False,
+    suppress_health_check=[HealthCheck.too_slow],
+    phases=[phase for phase in Phase if phase != Phase.explain],
+)
 settings.load_profile("ledgertail")
 
 
@@ -130,22 +139,28 @@ def absent(error: NotAvailable) -> NoReturn:
 
 
 def budgeted(test: Callable[..., Any], seconds: float) -> Callable[..., Any]:
-    """`test`, whose examples pass unseen once the time is spent, unless one failed: Hypothesis must see that fail again to shrink it."""
+    """`test`, whose examples pass unseen once the time is spent, but for the last that failed: Hypothesis must see that fail again.
+
+    After the first that fails there is a minute for smaller ones.
+    """
     deadline: float | None = None
-    failed = False
+    failed: str | None = None
 
     @functools.wraps(test)
     def run(*args: Any, **kwargs: Any) -> Any:
         nonlocal deadline, failed
         deadline = deadline or time.monotonic() + seconds
-        if not failed and time.monotonic() > deadline:
+        example = repr((args, kwargs))
+        if time.monotonic() > deadline and example != failed:
             return None
         try:
             return test(*args, **kwargs)
         except (UnsatisfiedAssumption, StopTest):
             raise
         except BaseException:
-            failed = True
+            if failed is None:
+                deadline = time.monotonic() + SHRINK_SECONDS
+            failed = example
             raise
 
     return run
