@@ -78,6 +78,27 @@ class PublishConfig(Model):
     keep: Duration = timedelta(days=7)
 
 
+class RatesConfig(Model):
+    """`[books.<name>.rates]`: from a captured table, by expressions over its rows, or from a CSV, or else those put into the store.
+
+    `currency`, `date` (from which it holds), `rate` (base currency for one unit) and `type` of each row for which `when` is true. A rate
+    is good for `max_age` after its day, if there is no later one.
+    """
+
+    table: str | None = None
+    csv: Path | None = None
+    currency: str = "currency"
+    type: str = "'spot'"
+    date: str = "rate_date"
+    rate: str = "rate"
+    when: str = "true"
+    max_age: Duration = timedelta(days=7)
+
+    @property
+    def max_age_days(self) -> int:
+        return self.max_age.days
+
+
 class BookConfig(Model):
     """`[books.<name>]`. `decimals`: what an amount of the base currency may have at most.
 
@@ -94,6 +115,7 @@ class BookConfig(Model):
     red: Literal["negative", "swapped"] = "negative"
     prior_year: str | None = None
     first_period: str | None = Field(None, pattern=PERIOD)
+    rates: RatesConfig = RatesConfig()
 
 
 class SourceConfig(Model):
@@ -135,11 +157,19 @@ class SourceConfig(Model):
         return None
 
 
+class RateConfig(Model):
+    """The rate of a type on a day, that of the entry if none is given."""
+
+    type: str = Field("spot", pattern=r"^[^']+$")
+    date: str | None = None
+
+
 class LineConfig(Model):
     """A line of a rule: an account, and a debit, a credit or the rest; all else optional. All but a constant account are expressions.
 
     `rest`: what the other lines lack to balance, on the side that lacks it; at most that much, if an amount is given. `when`: whether
-    the line is there.
+    the line is there. `rate`: by an expression, the debit or credit being in base currency; or looked up, the debit or credit being in
+    `currency`. `exchange`: the line stands for an exchange of currencies, so that the entry need not balance in each of them.
     """
 
     account: str | Annotated[dict[Literal["expr"], str], Field(min_length=1)]
@@ -149,7 +179,8 @@ class LineConfig(Model):
     when: str | None = None
     currency: str | None = None
     orig_amount: str | None = None
-    rate: str | None = None
+    rate: str | RateConfig | None = None
+    exchange: bool = False
     quantity: str | None = None
     unit: str | None = None
     dims: dict[str, str] = Field(default_factory=dict)
@@ -187,6 +218,8 @@ class VariantConfig(Model):
 class RuleConfig(Model):
     """`[[rules]]`. `lookup`: by the names that its expressions know them by (`customer.region`). `variants`: by their books.
 
+    `currency` and `rate` are those of each line that has none of its own.
+
     Of several versions of a rule each holds for entries dated `valid_from` or later, until the next one's.
     """
 
@@ -199,6 +232,8 @@ class RuleConfig(Model):
     voucher_type: str | None = None
     summary: str | None = None
     attachments: str | None = None
+    currency: str | None = None
+    rate: str | RateConfig | None = None
     version: int = Field(1, ge=1)
     valid_from: Day | None = None
     lookup: Lookups = Field(default_factory=dict)
@@ -208,10 +243,22 @@ class RuleConfig(Model):
 
     def by_book(self) -> Iterator[RuleConfig]:
         """The rule as it is for each of its books."""
-        yield self.model_copy(update={"variants": {}})
+        yield self.model_copy(update={"variants": {}})._with_currency()
         for book, variant in self.variants.items():
             changed = {key: value for key in variant.model_fields_set - {"lookup"} if (value := getattr(variant, key)) is not None}
-            yield self.model_copy(update={**changed, "book": book, "lookup": self.lookup | variant.lookup, "variants": {}})
+            other = self.model_copy(update={**changed, "book": book, "lookup": self.lookup | variant.lookup, "variants": {}})
+            yield other._with_currency()
+
+    def _with_currency(self) -> RuleConfig:
+        """The rule's currency and rate given to each line that has none of its own, but for the rest, which is in base currency."""
+        given = {name: value for name in ("currency", "rate") if (value := getattr(self, name)) is not None}
+        lines = [
+            line.model_copy(
+                update={name: value for name, value in given.items() if getattr(line, name) is None} if line.rest is None else {}
+            )
+            for line in self.lines
+        ]
+        return self.model_copy(update={"lines": lines, "currency": None, "rate": None})
 
     @property
     def place(self) -> str:
@@ -297,6 +344,9 @@ def _contradictions(config: Config, places: list[tuple[Path, str]]) -> Iterator[
             yield place, "has both password_env and password_file"
         if len({table.casefold() for table in source.tables}) < len(source.tables):
             yield (config.path, f"sources.{name}.tables"), "names a table twice (the store does not tell capitals apart)"
+    for name, book in config.books.items():
+        if book.rates.table is not None and book.rates.csv is not None:
+            yield (config.path, f"books.{name}.rates"), "rates are in either a table or a csv"
     captured = {f"{name}.{table}" for name, source in config.sources.items() for table in source.tables}
     seen: dict[tuple[str, str], list[RuleConfig]] = {}
     for rule, (path, key) in zip(config.rules, places, strict=True):
@@ -308,6 +358,12 @@ def _contradictions(config: Config, places: list[tuple[Path, str]]) -> Iterator[
         others.append(rule)
         if rule.book not in config.books:
             yield (path, f"{key}.book"), f"rule '{rule.name}': there is no book '{rule.book}'"
+        elif (rates := config.books[rule.book].rates.table) is not None and any(isinstance(line.rate, RateConfig) for line in rule.lines):
+            if rates not in captured:
+                yield (config.path, f"books.{rule.book}.rates.table"), f"'{rates}' is not a captured table"
+            elif rates.partition(".")[0] != rule.table.partition(".")[0]:
+                fault = f"rule '{rule.name}': the rates of its book are in another source, whose transactions have no order with these"
+                yield (path, f"{key}.table"), fault
         if rule.table not in captured:
             yield (path, f"{key}.table"), f"rule '{rule.name}': '{rule.table}' is not a captured table"
         for name, lookup in rule.lookup.items():
@@ -323,6 +379,11 @@ def _contradictions(config: Config, places: list[tuple[Path, str]]) -> Iterator[
         for i, line in enumerate(rule.lines):
             if sum(given is not None for given in (line.debit, line.credit, line.rest)) != 1:
                 yield (path, f"{key}.lines.{i}"), f"rule '{rule.name}': a line has either a debit, a credit or the rest"
+            if isinstance(line.rate, RateConfig) and line.currency is None:
+                yield (path, f"{key}.lines.{i}.rate"), f"rule '{rule.name}': a rate is looked up for a currency; give the line one"
+            if isinstance(line.rate, RateConfig) and line.orig_amount is not None:
+                fault = f"rule '{rule.name}': a looked-up rate converts the debit or credit, which is the original amount"
+                yield (path, f"{key}.lines.{i}.orig_amount"), fault
             if line.rest is not None and line.when is not None:
                 yield (path, f"{key}.lines.{i}.when"), f"rule '{rule.name}': the rest is there whenever there is one"
         if sum(line.rest is not None for line in rule.lines) > 1:

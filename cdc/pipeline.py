@@ -14,7 +14,7 @@ again (`resume`).
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 
@@ -62,6 +62,14 @@ class _Span:
     first_commit_at: datetime
 
 
+@dataclass(frozen=True, slots=True)
+class _Stretch:
+    """Part of a batch: its changes, and the index of its one transaction if that changes rates."""
+
+    changes: Sequence[TableChanges]
+    turning: int | None = None
+
+
 class Pipeline:
     """Applies micro-batches to one store. Belongs to the apply thread."""
 
@@ -82,6 +90,7 @@ class Pipeline:
         self._copying: dict[str, int] = {}
         self._span: _Span | None = None
         self._referred = False
+        self._turning: pa.Table | None = None
         self.unfinished: str | None = None
 
     def close(self) -> None:
@@ -143,7 +152,6 @@ class Pipeline:
 
     def _apply(self, transaction: SinkTransaction, batch: MicroBatch) -> Checkpoint:
         self._refer(transaction)
-        mirrored: list[_Part] = []
         states = self._accountant.states(transaction.mirror)
         for changes in batch.changes:
             self._prepare(
@@ -153,15 +161,17 @@ class Pipeline:
                 self._copy(transaction, changes, batch.snapshot)
             elif changes.schema.table in batch.staged:
                 self._catch_up(transaction, changes, batch.included_from)
-            else:
-                mirrored += self._mirror(transaction, changes, states)
         if batch.snapshot is not None:
             self._checkpoints.record(transaction, batch.source, batch.snapshot)
         else:
-            self._post(transaction, batch, mirrored, states)
+            for stretch in self._stretches(batch):
+                self._follow(transaction, batch, stretch, states)
             for schema in batch.promote:
                 self._promote(transaction, schema, batch)
+            others = self._take_rates(transaction) if any(schema.name in self._accountant.rate_tables for schema in batch.promote) else None
             promoted = sum([self._post_copy(transaction, schema, batch, states) for schema in batch.promote])
+            if others is not None:
+                self._convert_anew(transaction, batch.source, batch.transactions, others)
             self._log(transaction, batch, promoted)
         if batch.source not in self._known:
             self._known[batch.source] = self._checkpoints.load(transaction, batch.source).checkpoint
@@ -169,11 +179,21 @@ class Pipeline:
         return Checkpoint(batch.source, batch.position, old.epoch + 1 if old else 1, batch.identity)
 
     def _refer(self, transaction: SinkTransaction) -> None:
-        """Let the accountant know the books' periods as the store has them."""
+        """Let the accountant know the books' periods and rates as the store has them."""
         if not self._referred:
             periods = transaction.reference("periods").to_pylist()
             self._accountant.set_periods({(row["book"], row["period"]): row["state"] for row in periods})
+            self._accountant.forget_rates()
+            self._take_rates(transaction)
             self._referred = True
+
+    def _take_rates(self, transaction: SinkTransaction) -> pa.Table:
+        """Let the accountant know the rates as the store has them now. The days (RATED) on which one is another than before."""
+
+        def rows(schema: TableSchema) -> pa.Table:
+            return pa.concat_tables([schema.arrow().empty_table(), *transaction.mirror(schema, None)], promote_options="permissive")
+
+        return self._accountant.set_rates(transaction.reference("rates"), rows)
 
     def set_period(self, book: str, period: str, state: str) -> None:
         """Close a period of a book (`closed`, `soft`) or open it again (`open`)."""
@@ -186,6 +206,50 @@ class Pipeline:
         finally:
             transaction.rollback()
         self._referred = False
+
+    def _stretches(self, batch: MicroBatch) -> Iterator[_Stretch]:
+        """The batch cut before and after each transaction that changes rates, as what comes after it goes by the new ones.
+
+        One that goes on in the next batch changes them there.
+        """
+        changes = [part for part in batch.changes if part.schema.table not in batch.staged]
+        turning = {txn for part in changes if part.schema.name in self._accountant.rate_tables for txn in part.rows.column(TXN).to_pylist()}
+        if self._turning is not None:
+            turning.add(0 if batch.transactions.slice(0, 1) == self._turning else BEFORE_ALL)
+        self._turning, start, count = None, 0, batch.transactions.num_rows
+        for txn in sorted(turning):
+            if txn > start:
+                yield _Stretch(_between(changes, start, txn))
+            done = batch.whole or txn < count - 1
+            yield _Stretch(_between(changes, txn, txn + 1), txn if done else None)
+            if not done:
+                self._turning = batch.transactions.slice(txn)
+            start = txn + 1
+        if start < count:
+            yield _Stretch(_between(changes, start, count) if turning else changes)
+
+    def _follow(self, transaction: SinkTransaction, batch: MicroBatch, stretch: _Stretch, states: States) -> None:
+        """Mirror a stretch's changes and account for them; and anew for the other rows whose rates it changes."""
+        mirrored = [part for changes in stretch.changes for part in self._mirror(transaction, changes, states)]
+        if stretch.turning is None:
+            self._post(transaction, batch, mirrored, states)
+            return
+        others = self._take_rates(transaction)
+        self._post(transaction, batch, mirrored, states)
+        self._convert_anew(transaction, batch.source, batch.transactions.slice(max(stretch.turning, 0), 1), others)
+
+    def _convert_anew(self, transaction: SinkTransaction, source: str, turning: pa.Table, rates: pa.Table) -> int:
+        """Account anew, by a transaction, for the rows of a source that asked for rates (RATED) which it changed. How many they are."""
+        count = 0
+        states = self._accountant.states(transaction.mirror)
+        for schema in self._accountant.schemas(source):
+            if rates.num_rows and self._accountant.converts(schema):
+                keys = transaction.rated(schema, rates).column("row_key").to_pylist()
+                rows = self._completer.rows_of(schema, keys, lambda keys, s=schema: transaction.mirror(s, keys))  # type: ignore[misc]
+                if rows.num_rows:
+                    transaction.apply(self._accountant.account(schema, _as_reads(rows, None), turning, transaction.live, states))
+                    count += rows.num_rows
+        return count
 
     def _prepare(self, transaction: SinkTransaction, schema: TableSchema, position: Position, *, staged: bool) -> None:
         if self._prepared.get((schema.name, staged)) != schema:
@@ -307,33 +371,75 @@ class Pipeline:
 
     def retry(self, source: str, quarantined: Sequence[tuple[str, str]]) -> None:
         """Account anew for the rows (table, row_key) of a source as they are in the mirror now; settles what is sound."""
-        resume = self.resume(source)
-        if resume.checkpoint is None:
-            return
-        transaction = self._sink.begin()
-        self._refer(transaction)
-        now = datetime.now(UTC)
-        txn = f"retry:{resume.checkpoint.epoch + 1}"
-        one = pa.Table.from_pylist([{"position": resume.checkpoint.position, "txn": txn, "committed_at": now}], schema=TRANSACTIONS)
-        states = self._accountant.states(transaction.mirror)
-        try:
-            count = 0
-            for table, schema in resume.schemas.items():
-                row_keys = sorted({key for name, key in quarantined if name == schema.name})
-                known = resume.snapshots.get(table)
-                if row_keys and known is not None and known.state == "done":
+
+        def anew(transaction: SinkTransaction, _: str, one: pa.Table) -> int:
+            states, count = self._accountant.states(transaction.mirror), 0
+            for schema in self._accountant.schemas(source):
+                if row_keys := sorted({key for name, key in quarantined if name == schema.name}):
                     rows = self._completer.rows_of(schema, row_keys, lambda keys, s=schema: transaction.mirror(s, keys))  # type: ignore[misc]
                     transaction.apply(self._accountant.account(schema, _as_reads(rows, count), one, transaction.live, states))
                     count += rows.num_rows
-            position = resume.checkpoint.position
-            transaction.apply(BatchLog(source, position, position, 0, count, now, now))
-            self._checkpoints.advance(transaction, resume.checkpoint, replace(resume.checkpoint, epoch=resume.checkpoint.epoch + 1))
+            return count
+
+        self._by_hand([source], "retry", anew)
+
+    def set_rates(self, sources: Sequence[str], book: str, rates: pa.Table) -> int:
+        """Put a book's rates (REFERENCE) in the place of those the store keeps. How many rows were accounted for anew."""
+        others: list[pa.Table] = []
+
+        def put(transaction: SinkTransaction) -> None:
+            kept = transaction.reference("rates")
+            kept = kept.filter(pc.not_equal(kept.column("book"), book))
+            transaction.apply(Reference("rates", pa.concat_tables([kept, rates])))
+            others.append(self._take_rates(transaction))
+
+        def anew(transaction: SinkTransaction, source: str, one: pa.Table) -> int:
+            return self._convert_anew(transaction, source, one, others[0])
+
+        return self._by_hand(sources, "rates", anew, put)
+
+    def _by_hand(
+        self,
+        sources: Sequence[str],
+        what: str,
+        work: Callable[[SinkTransaction, str, pa.Table], int],
+        first: Callable[[SinkTransaction], None] | None = None,
+    ) -> int:
+        """Let something account for rows of sources anew, in one transaction of the store that begins with `first`; each source's are
+        a batch of their own. `work` is given the source and the one transaction it stands for, and tells how many rows there were.
+        """
+        begun = {source: checkpoint for source in sources if (checkpoint := self.resume(source).checkpoint) is not None}
+        transaction, now, total = self._sink.begin(), datetime.now(UTC), 0
+        try:
+            self._refer(transaction)
+            if first is not None:
+                first(transaction)
+            for source, checkpoint in begun.items():
+                position, epoch = checkpoint.position, checkpoint.epoch + 1
+                one = {"position": position, "txn": f"{what}:{epoch}", "committed_at": now}
+                count = work(transaction, source, pa.Table.from_pylist([one], schema=TRANSACTIONS))
+                transaction.apply(BatchLog(source, position, position, 0, count, now, now))
+                self._checkpoints.advance(transaction, checkpoint, replace(checkpoint, epoch=epoch))
+                total += count
             transaction.commit()
         except BaseException:
             transaction.rollback()
             self.forget()
             raise
-        self.resume(source)
+        for source in begun:
+            self.resume(source)
+        return total
+
+
+def _between(changes: Iterable[TableChanges], start: int, end: int) -> list[TableChanges]:
+    """Those of transactions from an index up to, but without, another."""
+    parts = []
+    for part in changes:
+        txn = part.rows.column(TXN)
+        rows = part.rows.filter(pc.and_(pc.greater_equal(txn, start), pc.less(txn, end)))
+        if rows.num_rows:
+            parts.append(TableChanges(part.schema, rows))
+    return parts
 
 
 def _of_transaction(rows: pa.Table, place: int) -> pa.Table:
@@ -341,13 +447,13 @@ def _of_transaction(rows: pa.Table, place: int) -> pa.Table:
     return rows.set_column(rows.column_names.index(TXN), TXN, pa.repeat(pa.scalar(place, pa.int32()), rows.num_rows))
 
 
-def _as_reads(rows: pa.Table, start: int) -> pa.Table:
-    """Mirrored rows as snapshot reads of transaction 0, ordinals from `start`."""
+def _as_reads(rows: pa.Table, start: int | None) -> pa.Table:
+    """Mirrored rows as snapshot reads of transaction 0, ordinals from `start`, or none."""
     count = rows.num_rows
     columns = {
         OP: pa.repeat(pa.scalar(READ, pa.string()), count),
         TXN: pa.repeat(pa.scalar(0, pa.int32()), count),
-        ORDINAL: pa.arange(start, start + count),
+        ORDINAL: pa.nulls(count, pa.int64()) if start is None else pa.arange(start, start + count),
     }
     for name in rows.column_names:
         columns[name] = rows.column(name)

@@ -90,7 +90,9 @@ def transactions(count: int = 1, first: int = 1) -> pa.Table:
     return pa.Table.from_pylist(rows, TRANSACTIONS)
 
 
-def book(name: str = "main", accounts: Iterable[str] = ("1001", "1002", "1122", "2221", "5001"), **config: Any) -> Mapping[str, Book]:
+def book(
+    name: str = "main", accounts: Iterable[str] = ("1001", "1002", "1122", "2221", "5001", "5603"), **config: Any
+) -> Mapping[str, Book]:
     """A book, by its name."""
     settings = BookConfig(base_currency="CNY", chart="small-business-2013", **config)
     accounts = frozenset(accounts)

@@ -25,10 +25,26 @@ import pyarrow.compute as pc
 
 from cdc.accounting.corrections import CHANGE, ENDED_BY_STEPS, HEADER, PLAIN, POSTING, STEPS, set_periods, set_policies
 from cdc.accounting.lookups import MirrorOf, States
+from cdc.accounting.rates import changed, keep_rates, rates_of
 from cdc.accounting.rules import LEVELS, Book, CompiledRule, Program, check_alone, compile_rules, keyed, row_hash, row_key
 from cdc.accounting.sql import literal, memory_database, quote, trying
-from cdc.config import RuleConfig
-from cdc.types import DELETE, ENDED, ENTRIES, INSERT, LINES, LIVE, LIVE_KEYS, OP, QUARANTINED, SETTLED, Postings, TableSchema
+from cdc.config import RateConfig, RuleConfig
+from cdc.types import (
+    DELETE,
+    ENDED,
+    ENTRIES,
+    INSERT,
+    LINES,
+    LIVE,
+    LIVE_KEYS,
+    OP,
+    QUARANTINED,
+    RATED,
+    REFERENCE,
+    SETTLED,
+    Postings,
+    TableSchema,
+)
 
 NOTHING = Postings(
     ENTRIES.empty_table(), LINES.empty_table(), ENDED.empty_table(), LIVE.empty_table(), QUARANTINED.empty_table(), SETTLED.empty_table()
@@ -68,11 +84,18 @@ class Accountant:
         self._db.register("no_live", LIVE.empty_table())
         set_policies(self._db, books.values())
         self._moves = set_periods(self._db, {})
+        self.rate_tables = frozenset(table for book in books.values() if (table := book.config.rates.table) is not None)
+        self._rates: pa.Table | None = None
+        keep_rates(self._db, REFERENCE["rates"].empty_table())
         check_alone(self._db, self._rules, self._books)
 
     def know(self, schemas: Iterable[TableSchema]) -> None:
         """Tables as their mirrors are: what rules that look them up can read."""
         self._schemas |= {schema.name: schema for schema in schemas}
+
+    def schemas(self, source: str) -> list[TableSchema]:
+        """A source's tables as they are known."""
+        return [schema for schema in self._schemas.values() if schema.source == source]
 
     def check(self, schemas: Iterable[TableSchema]) -> None:
         """Compile the rules of tables as they are at the source, which rules go by that look up a table without a mirror.
@@ -82,14 +105,43 @@ class Accountant:
         self._expected |= {schema.name: schema for schema in schemas}
         for name in self._expected:
             self.compile(self._expected[name])
+        for name, book in self._books.items():
+            if (schema := self._expected.get(book.config.rates.table or "")) is not None:
+                rates_of(self._db, name, book.config.rates, schema, schema.arrow().empty_table())
+
+    def set_rates(self, kept: pa.Table, rows: Callable[[TableSchema], pa.Table]) -> pa.Table:
+        """Take the books' rates: those kept in the store, and those of captured tables, whose `rows` are asked for. The days (RATED) on
+        which one is another than the last time; none the first time. Raises ConfigError where a table does not fit.
+        """
+        owned, parts = [name for name, book in self._books.items() if book.config.rates.table is None], []
+        parts.append(kept.filter(pc.is_in(kept.column("book"), pa.array(owned, pa.string()))))
+        for name, book in self._books.items():
+            if (schema := self._schemas.get(book.config.rates.table or "")) is not None:
+                parts.append(rates_of(self._db, name, book.config.rates, schema, rows(schema)))
+        new, old = pa.concat_tables(parts), self._rates
+        keep_rates(self._db, new)
+        self._rates = new
+        configs = {name: book.config for name, book in self._books.items()}
+        return RATED.empty_table() if old is None else changed(self._db, old, new, configs)
+
+    def forget_rates(self) -> None:
+        """What rates there were no longer matters."""
+        self._rates = None
 
     def set_periods(self, states: Mapping[tuple[str, str], str]) -> None:
         """The periods that are not open: `closed` or `soft` by book and period."""
         self._moves = set_periods(self._db, states)
 
     def asks(self, schema: TableSchema) -> bool:
-        """Whether a rule of the table looks something up."""
-        return any(lookup.table for rule in self._rules if rule.table == schema.name for lookup in rule.lookup.values())
+        """Whether a rule of the table looks something up that its own transaction may change."""
+        rules = [rule for rule in self._rules if rule.table == schema.name]
+        return any(lookup.table for rule in rules for lookup in rule.lookup.values()) or any(
+            isinstance(line.rate, RateConfig) and self._books[rule.book].config.rates.table for rule in rules for line in rule.lines
+        )
+
+    def converts(self, schema: TableSchema) -> bool:
+        """Whether a rule of the table looks up rates."""
+        return any(isinstance(line.rate, RateConfig) for rule in self._rules if rule.table == schema.name for line in rule.lines)
 
     def compile(self, schema: TableSchema) -> Program:
         """The rules of a table, compiled once per schema of it and of what they look up. Raises ConfigError where one does not fit."""

@@ -77,7 +77,8 @@ class Lookup(Step):
         within = ' AND a."#txn" >= s."#from" AND a."#txn" < s."#to"' if moving else ""
         same = " AND ".join(f"s.{quote(name)} = a.{quote(key)}" for key, (name, _) in zip(values, self.on, strict=True))
         found = {name: quote(self.column(name)) for name in columns}
-        picked = "".join(f", any_value(s.{quote(name)}) AS {column}" for name, column in found.items())
+        one = 'CASE count(s."#from") WHEN 1 THEN any_value(s.{}) END'  # of several rows none is taken
+        picked = "".join(f", {one.format(quote(name))} AS {column}" for name, column in found.items())
         told = " || ', ' || ".join(
             f"{literal(name + ' = ')} || coalesce(CAST(f.{quote(key)} AS VARCHAR), 'NULL')"
             for key, (name, _) in zip(values, self.on, strict=True)

@@ -19,12 +19,14 @@ import pyarrow as pa
 
 from cdc.accounting.derivations import FROM, TO, BadTable, Derivation, read_table
 from cdc.accounting.expressions import BadExpression, Expression, check_columns, check_exact, did_you_mean, parse, type_of
-from cdc.accounting.lookups import Lookup
+from cdc.accounting.lookups import Lookup, Step
+from cdc.accounting.rates import Conversion
 from cdc.accounting.sql import literal, quote
-from cdc.config import BookConfig, LineConfig, RuleConfig
+from cdc.config import BookConfig, LineConfig, RateConfig, RuleConfig
 from cdc.errors import ConfigError, SchemaUnknown
 from cdc.types import NUMBER, TableSchema
 
+Found = Lookup | Derivation
 RESERVED = {"#", "#op", "#txn", "#ordinal", "#rid", "#key", "#hash", "#n", "#stamp", "#absent", "#position", "#xid", "#committed_at"}
 _INTEGERS = {"TINYINT", "SMALLINT", "INTEGER", "BIGINT", "HUGEINT", "UTINYINT", "USMALLINT", "UINTEGER", "UBIGINT", "UHUGEINT"}
 _JSON_NUMBERS = _INTEGERS | {"BOOLEAN"}
@@ -38,8 +40,10 @@ LEVELS = {
     "quarantine.no_amount": 2,
     "quarantine.no_account": 2,
     "quarantine.no_currency": 2,
+    "quarantine.rate": 2,
     "quarantine.decimals": 3,
     "quarantine.unbalanced": 3,
+    "quarantine.unbalanced_currency": 3,
     "quarantine.account": 4,
     "quarantine.period": 4,
 }
@@ -59,7 +63,7 @@ class Book:
 class Program:
     """What is done with a table's changes: the steps that look something up, in order, each with the columns that are read; the rules."""
 
-    steps: tuple[tuple[Lookup | Derivation, tuple[str, ...]], ...]
+    steps: tuple[tuple[Found | Conversion, tuple[str, ...]], ...]
     rules: tuple[CompiledRule, ...]
 
 
@@ -169,7 +173,7 @@ class _Lookups:
 
     def __init__(self, connection: duckdb.DuckDBPyConnection, schema: TableSchema, others: Mapping[str, TableSchema]) -> None:
         self._connection, self._row, self.others = connection, schema.arrow(), others
-        self.made: list[Lookup | Derivation] = []
+        self.made: list[Found | Conversion] = []
         self.read: dict[int, set[str]] = {}
         self._tables: dict[tuple[Path, tuple[str, ...]], pa.Table] = {}
 
@@ -183,7 +187,7 @@ class _Lookups:
             self._tables[path, conditions] = read_table(path, conditions)
         return self._tables[path, conditions]
 
-    def add(self, make: Callable[[int], Lookup | Derivation]) -> Lookup | Derivation:
+    def add(self, make: Callable[[int], Found | Conversion]) -> Found | Conversion:
         """The step that is made with a number, or one that is there already and does the same."""
         for known in self.made:
             if known == make(known.number):
@@ -210,8 +214,10 @@ def expressions_of(rule: RuleConfig) -> Iterator[tuple[str, str]]:
         if isinstance(line.account, dict):
             yield f"lines.{i}.account", line.account["expr"]
         for key in ("when", "debit", "credit", "currency", "orig_amount", "rate", "quantity", "unit"):
-            if text := getattr(line, key):
+            if isinstance(text := getattr(line, key), str):
                 yield f"lines.{i}.{key}", text
+        if isinstance(line.rate, RateConfig) and line.rate.date is not None:
+            yield f"lines.{i}.rate.date", line.rate.date
         for name, text in line.dims.items():
             yield f"lines.{i}.dims.{name}", text
 
@@ -221,7 +227,9 @@ class _Compiler:
 
     def __init__(self, connection: duckdb.DuckDBPyConnection, rule: RuleConfig, schema: TableSchema, book: Book, lookups: _Lookups) -> None:
         self.connection, self.rule, self.schema, self.book, self.lookups = connection, rule, schema, book, lookups
-        self.found: dict[str, Lookup | Derivation] = {}  # by the names the rule has for them
+        self.found: dict[str, Found] = {}  # by the names the rule has for them
+        self.conversions: dict[int, Conversion] = {}  # by line
+        self.inputs: dict[str, str] = {}
 
     def compile(self, until: date | None) -> CompiledRule:
         """The rule; `until` is the day from which its next version holds."""
@@ -235,6 +243,7 @@ class _Compiler:
         inputs["#attachments"] = self.count("attachments", rule.attachments)
         for i, line in enumerate(rule.lines):
             inputs |= self.line_inputs(i, line)
+        self.inputs = inputs
         values = ", ".join(f"{sql} AS {quote(name)}" for name, sql in inputs.items())
         row = '"#rid", "#ordinal", "#op", "#hash", "#key", "#position", "#xid", "#committed_at"'
         where = f"""FROM c WHERE "#op" <> 'd' AND {applies}"""
@@ -256,7 +265,7 @@ class _Compiler:
             failing=self.failing(applies, inputs, lines),
         )
 
-    def lookup(self, name: str) -> Lookup | Derivation:
+    def lookup(self, name: str) -> Found:
         """What a rule looks up under a name. Its expressions may read those above it."""
         wanted = self.rule.lookup[name]
         return self.derivation(name, wanted.csv) if wanted.csv is not None else self.other_table(name)
@@ -335,13 +344,14 @@ class _Compiler:
         return parsed
 
     @property
-    def needed(self) -> dict[str, Lookup | Derivation]:
+    def needed(self) -> dict[str, Found]:
         """What the rule looks up and can't do without."""
         return {name: lookup for name, lookup in self.found.items() if not self.rule.lookup[name].optional}
 
     def misses(self) -> str:
         """SQL for the columns that tell what of it was not found."""
-        return "".join(f", {fault}" for fault in dict.fromkeys(quote(lookup.fault) for lookup in self.needed.values()))
+        steps: list[Step] = [*self.needed.values(), *self.conversions.values()]
+        return "".join(f", {fault}" for fault in dict.fromkeys(quote(step.fault) for step in steps))
 
     def read(self, name: str, column: str) -> None:
         """Note that a column of what is looked up is read. Raises BadExpression if there is none."""
@@ -358,7 +368,10 @@ class _Compiler:
         return "CAST(NULL AS INTEGER)" if text is None else f"CAST({self.expression(key, text, *sorted(_INTEGERS)).sql} AS INTEGER)"
 
     def date(self) -> str:
-        return f"CAST({self.expression('date', self.rule.date, 'DATE', 'TIMESTAMP', 'TIMESTAMP WITH TIME ZONE').sql} AS DATE)"
+        return self.day("date", self.rule.date)
+
+    def day(self, key: str, text: str) -> str:
+        return f"CAST({self.expression(key, text, 'DATE', 'TIMESTAMP', 'TIMESTAMP WITH TIME ZONE').sql} AS DATE)"
 
     def amount(self, key: str, text: str) -> str:
         """An expression that is exact from end to end."""
@@ -377,7 +390,7 @@ class _Compiler:
         at = f"lines.{i}"
         inputs = {f"#{at}.account": self.account(f"{at}.account", line)}
         for name in ("debit", "credit", "orig_amount", "rate", "quantity"):
-            if (text := getattr(line, name)) is not None:
+            if isinstance(text := getattr(line, name), str):
                 inputs[f"#{at}.{name}"] = self.amount(f"{at}.{name}", text)
         if line.when is not None:
             there = self.expression(f"{at}.when", line.when, "BOOLEAN").sql
@@ -385,12 +398,34 @@ class _Compiler:
             inputs[f"#{at}.when"] = f"coalesce({there}, false)"
             if side in inputs:
                 inputs[side] = f"CASE WHEN {there} THEN {inputs[side]} ELSE 0 END"
+        if isinstance(line.rate, RateConfig):
+            inputs |= self.converted(i, line, inputs)
         for name in ("currency", "unit"):
             if (text := getattr(line, name)) is not None:
                 inputs[f"#{at}.{name}"] = self.text(f"{at}.{name}", text)
         for name, text in line.dims.items():
             inputs[f"#{at}.dims.{name}"] = self.text(f"{at}.dims.{name}", text)
         return inputs
+
+    def converted(self, i: int, line: LineConfig, inputs: Mapping[str, str]) -> dict[str, str]:
+        """Inputs of a line whose amount is in another currency: that amount, its rate, and what it is in the book's."""
+        at, side = f"lines.{i}", f"#lines.{i}.{_side(line)}"
+        assert isinstance(line.rate, RateConfig) and line.currency is not None
+        day = self.date() if line.rate.date is None else self.day(f"{at}.rate.date", line.rate.date)
+        currency, rate_type, book = self.expression(f"{at}.currency", line.currency).sql, line.rate.type, self.book
+        zone = book.config.time_zone
+        step = self.lookups.add(lambda number: Conversion(number, zone, book.name, book.config, rate_type, currency, day))
+        assert isinstance(step, Conversion)
+        self.conversions[i] = step
+        self.lookups.read[step.number] |= {"rate", "date"}
+        rate, worth = quote(step.column("rate")), inputs[side]
+        base = f"round(CAST({worth} AS DECIMAL(38,{AMOUNT_SCALE})) * CAST({rate} AS DECIMAL(38,{RATE_SCALE})), {book.config.decimals})"
+        return {
+            f"#{at}.orig_amount": worth,
+            f"#{at}.rate": rate,
+            f"#{at}.rate_date": quote(step.column("date")),
+            side: f"CASE WHEN {worth} = 0 THEN 0 ELSE {base} END",
+        }
 
     def account(self, key: str, line: LineConfig) -> str:
         if isinstance(line.account, dict):
@@ -410,7 +445,7 @@ class _Compiler:
         base = literal(self.book.config.base_currency)
 
         def given(name: str, kind: str, default: str) -> str:
-            return default if getattr(line, name) is None else f"CAST({_input(i, name)} AS {kind})"
+            return f"CAST({_input(i, name)} AS {kind})" if f"#lines.{i}.{name}" in self.inputs else default
 
         return f"""struct_pack(line_no := {i + 1}, account := {_input(i, "account")},
             debit := {debit}, credit := {credit},
@@ -419,7 +454,13 @@ class _Compiler:
             rate := {given("rate", f"DECIMAL(38,{RATE_SCALE})", f"CAST(1 AS DECIMAL(38,{RATE_SCALE}))")},
             quantity := {given("quantity", f"DECIMAL(38,{AMOUNT_SCALE})", none)},
             unit := {given("unit", "VARCHAR", "CAST(NULL AS VARCHAR)")}, dims := {self.dims(i, line)},
-            rate_type := CAST(NULL AS VARCHAR), rate_date := CAST(NULL AS DATE), origin := CAST(NULL AS VARCHAR))"""
+            rate_type := {self.rate_type(line)},
+            rate_date := {given("rate_date", "DATE", "CAST(NULL AS DATE)")}, origin := CAST(NULL AS VARCHAR))"""
+
+    def rate_type(self, line: LineConfig) -> str:
+        """SQL for the kind of rate a line is converted by; null in base currency."""
+        kind = literal(line.rate.type) if isinstance(line.rate, RateConfig) else "NULL"
+        return f"CAST({kind} AS VARCHAR)"
 
     def worth(self, i: int, line: LineConfig) -> str:
         """SQL over a line's inputs for its amount; of the rest for what is missing on the credit side."""
@@ -460,7 +501,7 @@ class _Compiler:
             cases.append(f"""WHEN strftime("#date", '%Y-%m') < '{first}' THEN concat('quarantine.period|', "#date", ' < {first}')""")
         for i, line in enumerate(self.rule.lines):
             cases += self.line_faults(i, line)
-        cases.append(self.unbalanced())
+        cases += [self.unbalanced(), self.unbalanced_currency()]
         return f"CASE {' '.join(cases)} END"
 
     def unbalanced(self) -> str:
@@ -470,12 +511,38 @@ class _Compiler:
         limit = limits[0] if limits else Decimal(0)
         return "" if limit is True else f"WHEN abs({self.difference()}) > {limit:f} THEN {fault}"
 
+    def unbalanced_currency(self) -> str:
+        """The case of an entry whose sides differ in a currency other than the book's, and which no line says to exchange it."""
+        kept = [i for i, line in enumerate(self.rule.lines) if line.currency is not None]
+        if not kept or any(line.exchange for line in self.rule.lines):
+            return ""
+        signed = ", ".join(
+            f"struct_pack(c := {_input(i, 'currency')}, v := {'-' if _side(self.rule.lines[i]) == 'credit' else ''}"
+            f"CAST({self.original(i)} AS DECIMAL(38,{AMOUNT_SCALE})))"
+            for i in kept
+        )
+        sums = f"list_distinct(list_transform([{signed}], lambda l: l.c))"
+        total = f"list_sum(list_transform(list_filter([{signed}], lambda l: l.c = k), lambda l: l.v))"
+        base = literal(self.book.config.base_currency)
+        foreign = f"list_filter({sums}, lambda k: k <> {base})"
+        off = f"list_filter(list_transform({foreign}, lambda k: struct_pack(k := k, v := {total})), lambda o: o.v <> 0)"
+        return f"WHEN len({off}) > 0 THEN concat('quarantine.unbalanced_currency|', {off}[1].k, ' ', {off}[1].v)"
+
+    def original(self, i: int) -> str:
+        """SQL for a line's amount in its own currency."""
+        return _input(i, "orig_amount" if f"#lines.{i}.orig_amount" in self.inputs else _side(self.rule.lines[i]))
+
     def line_faults(self, i: int, line: LineConfig) -> list[str]:
         amount, account, currency = self.worth(i, line), _input(i, "account"), _input(i, "currency")
         cases = [] if line.rest is not None else [f"WHEN {amount} IS NULL THEN 'quarantine.no_amount|line {i + 1}'"]
         scales = {_side(line): self.book.config.decimals, "orig_amount": AMOUNT_SCALE, "rate": RATE_SCALE, "quantity": AMOUNT_SCALE}
+        if (conversion := self.conversions.get(i)) is not None:
+            original, missing = _input(i, "orig_amount"), quote(conversion.fault)
+            rate = f"WHEN {original} <> 0 AND {currency} IS NOT NULL AND {missing} IS NOT NULL"
+            none = f"WHEN {original} <> 0 AND {currency} IS NULL THEN 'quarantine.no_currency|line {i + 1}'"
+            cases = [none, f"{rate} THEN concat('quarantine.rate|line {i + 1}: ', {missing})", *cases]
         for name, scale in scales.items():
-            if getattr(line, name) is not None:
+            if f"#lines.{i}.{name}" in self.inputs:
                 value = _input(i, name)
                 cases.append(
                     f"WHEN {value} <> round({value}, {scale}) THEN concat('quarantine.decimals|line {i + 1}: ', {value}, ' ({scale})')"

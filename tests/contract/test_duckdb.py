@@ -25,9 +25,11 @@ from tests.contract.samples import LOG, ORDERS, committed, entry_id, item, mirro
 
 MEMORY = 256 << 20
 CONTRACT = {
-    "ledger.entries": "entry_id book rule rule_version kind reverses corrects voucher_key voucher_type doc_date attachments entry_date period summary source "
+    "ledger.entries": "entry_id book rule rule_version kind reverses corrects voucher_key voucher_type doc_date attachments "
+    "entry_date period summary source "
     "source_table row_key op position txn ordinal committed_at batch_seq",
-    "ledger.lines": "entry_id line_no account debit credit currency orig_amount rate quantity unit dims rate_type rate_date origin book period batch_seq",
+    "ledger.lines": "entry_id line_no account debit credit currency orig_amount rate quantity unit dims rate_type rate_date origin "
+    "book period batch_seq",
     "ledger.balances": "book period account currency debit credit balance",
     "ledger.quarantine": "id source source_table row_key position level reason detail payload status first_seen book rule",
     "ledger.batches": "batch_seq source first_position last_position transactions changes entries lines first_commit_at last_commit_at "

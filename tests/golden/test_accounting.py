@@ -5,6 +5,7 @@
                   `== changes without <rule>`: that rule has left the config; `== changes with <label>`: the rule of that `label`
                   has come into it, in place of the one of its name; `== changes with both`: all rules are in force
     == periods    those of a book that are not open from here on: its name, the period, `closed` or `soft`
+    == rates      of a book, from here on
     == entries    what was posted, in order; the lines of an entry stand below its first. Entries are called A, B, ... as they come
     == quarantine what lies there in the end, and how each item stands
 
@@ -23,6 +24,7 @@ import pyarrow as pa
 import pytest
 
 from cdc.accounting.accountant import Accountant
+from cdc.accounting.rates import RATES
 from cdc.config import RuleConfig
 from cdc.types import LIVE, LIVE_KEYS, Postings, TableSchema
 from tests.changes import Change, book, changes, table, transactions
@@ -73,6 +75,7 @@ def test_golden(path: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> 
     names = {each.book for rule in rules.values() for each in rule.by_book()}
     books = {name: book(name, **config.get("book", {}))[name] for name in names}
     in_force = {label: rule for label, rule in rules.items() if label == rule.name}
+    rates = RATES.empty_table()
     ledger, first, told, periods = Ledger(), 1, {"entries"}, dict[tuple[str, str], str]()
     for title, body in sections[1:]:
         kind, _, rest = title.partition(" ")
@@ -87,9 +90,14 @@ def test_golden(path: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> 
             rows, numbers, count = _batch(schema, body)
             accountant = Accountant([each for rule in in_force.values() for each in rule.by_book()], books)
             accountant.set_periods(periods)
+            accountant.set_rates(rates, _no_rows)
             ledger.post(accountant.account(schema, changes(schema, rows, numbers), transactions(count, first), ledger.lookup))
             accountant.close()
             first += count
+        elif kind == "rates":
+            header, *lines = (_cells(line) for line in body.splitlines())
+            texts = pa.Table.from_pylist([dict(zip(header, line, strict=True)) for line in lines])
+            rates = pa.concat_tables([rates, texts.cast(RATES)])
         elif kind == "periods":
             periods |= {(name, period): state for name, period, state in map(_cells, body.splitlines()[1:])}
         else:
@@ -98,6 +106,10 @@ def test_golden(path: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> 
             assert _told(header, _answers(ledger, kind)) == _told(header, [_cells(line) for line in body.splitlines()[1:]])
     assert not told, "a case tells its entries"
     assert not ledger.quarantine or "quarantine" in dict(sections), "a case tells what is in quarantine"
+
+
+def _no_rows(schema: TableSchema) -> pa.Table:
+    raise AssertionError(f"the rates are not those of {schema.name}")
 
 
 def _sections(text: str) -> list[tuple[str, str]]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import itertools
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import closing
 from decimal import Decimal
 from pathlib import Path
@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 
 from cdc.accounting.accountant import Accountant
 from cdc.config import RuleConfig
-from cdc.types import MicroBatch, TableChanges
+from cdc.types import MicroBatch, TableChanges, TableSchema
 from checkpoints.file import FileCheckpoints
 from checkpoints.instore import InStore
 from sinks.duckdb import DuckDBSink
@@ -159,7 +159,7 @@ def histories(draw: st.DrawFn) -> list[list[Logged]]:
     return logs
 
 
-def batches(logs: Sequence[Sequence[Logged]], cuts: Sequence[int]) -> Iterator[MicroBatch]:
+def batches(logs: Sequence[Sequence[Logged]], cuts: Sequence[int], schemas: Mapping[str, TableSchema]) -> Iterator[MicroBatch]:
     """The changes in batches, cut anywhere: within a transaction into parts."""
     flat = [(n, ordinal, name, change) for n, log in enumerate(logs) for ordinal, (name, change) in enumerate(log)]
     edges = sorted({0, len(flat), *(cut % (len(flat) + 1) for cut in cuts)})
@@ -168,7 +168,7 @@ def batches(logs: Sequence[Sequence[Logged]], cuts: Sequence[int]) -> Iterator[M
         whole = end == len(flat) or flat[end][0] != part[-1][0]
         first, last = part[0][0], part[-1][0]
         tables = []
-        for name, schema in SCHEMAS.items():
+        for name, schema in schemas.items():
             rows = [(n - first, ordinal, change) for n, ordinal, at, change in part if at == name]
             if rows:
                 tables.append(TableChanges(schema, changes(schema, rows)))
@@ -212,7 +212,7 @@ def test_lookups_are_as_of_the_transaction(store: Callable[[], Store], logs: lis
     wanted_posts, faulty = expected(logs)
     made = store()
     try:
-        parts = list(batches(logs, cuts))
+        parts = list(batches(logs, cuts, SCHEMAS))
         for number, batch in enumerate(parts):
             if number == crash:  # what was not committed comes again
                 made.reopen()

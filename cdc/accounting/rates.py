@@ -1,0 +1,127 @@
+"""Exchange rates: where a book has them from, and the rate of a currency on a day.
+
+A book's rates are its own, kept in the store, or those of a captured table. Either way the latest of a kind that holds on the day asked
+for is taken, if it is not too old. Of the same day there may be only one.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+
+import duckdb
+import pyarrow as pa
+
+from cdc.accounting.expressions import BadExpression, check_columns, check_exact, parse
+from cdc.accounting.lookups import States, Step
+from cdc.accounting.sql import literal, quote
+from cdc.config import BookConfig, RatesConfig
+from cdc.errors import ConfigError
+from cdc.types import DELETE, RATE, RATED, REFERENCE, TableSchema
+
+RATES = REFERENCE["rates"]
+
+
+@dataclass(frozen=True, slots=True)
+class Conversion(Step):
+    """The rate of a currency (SQL over `c`) to a book's on a day (SQL over `c`)."""
+
+    book: str
+    config: BookConfig
+    rate_type: str
+    currency: str
+    day: str
+
+    @property
+    def readable(self) -> Mapping[str, pa.DataType]:
+        """The rate, and the day it was asked for."""
+        return {"rate": RATE, "date": pa.date32()}
+
+    def add(self, connection: duckdb.DuckDBPyConnection, states: States, columns: Iterable[str]) -> None:
+        """Add both to `c`."""
+        base, age = literal(self.config.base_currency), self.config.rates.max_age_days
+        currency, day = f"TRY_CAST(TRY({self.currency}) AS VARCHAR)", f"TRY_CAST(TRY({self.day}) AS DATE)"
+        rate, asked = quote(self.column("rate")), quote(self.column("date"))
+        self.widen(
+            connection,
+            f"""WITH a AS MATERIALIZED (SELECT DISTINCT {currency} AS "#currency", {day} AS "#day" FROM c WHERE "#op" <> '{DELETE}'),
+                f AS MATERIALIZED (
+                    SELECT "#currency", "#day",
+                        CASE WHEN "#currency" = {base} THEN 1 ELSE arg_max_null(r.rate, r.rate_date) END AS "#rate"
+                    FROM a LEFT JOIN rates r ON r.book = {literal(self.book)} AND r.rate_type = {literal(self.rate_type)}
+                        AND r.currency = "#currency" AND isfinite("#day") AND r.rate_date BETWEEN "#day" - {age} AND "#day"
+                    GROUP BY "#currency", "#day")
+                SELECT c.*, CAST(f."#rate" AS DECIMAL(38,12)) AS {rate}, f."#day" AS {asked}, CASE WHEN f."#rate" IS NULL
+                    THEN concat({literal(self.rate_type + ": ")}, f."#currency", ' ', CAST(f."#day" AS VARCHAR)) END AS {quote(self.fault)}
+                FROM c LEFT JOIN f ON f."#currency" IS NOT DISTINCT FROM {currency} AND f."#day" IS NOT DISTINCT FROM {day}""",
+        )
+
+
+def rates_of(connection: duckdb.DuckDBPyConnection, book: str, config: RatesConfig, schema: TableSchema, rows: pa.Table) -> pa.Table:
+    """The rates (RATES) that the rows of a captured table give. Raises ConfigError where the table does not fit.
+
+    A row without a currency, a day or a rate above zero gives none.
+    """
+    values = {"book": literal(book)}
+    connection.register("rate_row", schema.arrow().empty_table())
+    try:
+        for name, text in (("currency", config.currency), ("rate_type", config.type), ("rate_date", config.date), ("rate", config.rate)):
+            values[name] = _value(connection, book, schema, name, text)
+        when = _value(connection, book, schema, "when", config.when)
+    finally:
+        connection.unregister("rate_row")
+    kinds = {"rate_date": "DATE", "rate": "DECIMAL(38,12)"}
+    taken = ", ".join(f"TRY_CAST(TRY({sql}) AS {kinds.get(name, 'VARCHAR')}) AS {name}" for name, sql in values.items())
+    connection.register("rate_rows", rows)
+    try:
+        return (
+            connection.execute(
+                f"""SELECT * FROM (SELECT {taken} FROM rate_rows WHERE TRY({when}))
+                WHERE currency IS NOT NULL AND rate_type IS NOT NULL AND isfinite(rate_date) AND rate > 0"""
+            )
+            .to_arrow_table()
+            .cast(RATES)
+        )
+    finally:
+        connection.unregister("rate_rows")
+
+
+def _value(connection: duckdb.DuckDBPyConnection, book: str, schema: TableSchema, name: str, text: str) -> str:
+    try:
+        expression = parse(connection, text, {})
+        check_columns(expression, [column.name for column in schema.columns])
+        if name == "rate":
+            check_exact(connection, expression, "rate_row")
+    except BadExpression as error:
+        raise ConfigError("rules.rates", book=book, table=schema.name, key=name, fault=error) from None
+    return expression.sql
+
+
+def keep_rates(connection: duckdb.DuckDBPyConnection, rates: pa.Table) -> None:
+    """Make `rates` what conversions go by. Where a day has several, it has none."""
+    connection.register("given", rates)
+    connection.execute(
+        """CREATE OR REPLACE TEMP TABLE rates AS
+        SELECT book, currency, rate_type, rate_date, CASE WHEN min(rate) = max(rate) THEN max(rate) END AS rate FROM given GROUP BY ALL"""
+    )
+    connection.unregister("given")
+
+
+def changed(connection: duckdb.DuckDBPyConnection, old: pa.Table, new: pa.Table, books: Mapping[str, BookConfig]) -> pa.Table:
+    """The days (RATED) whose rate is or may be another by new rates than it was by old ones."""
+    ages = {name: config.rates.max_age_days for name, config in books.items()}
+    connection.register("old", old)
+    connection.register("new", new)
+    connection.register("ages", pa.table({"book": list(ages), "age": pa.array(ages.values(), pa.int32())}))
+    try:
+        return (
+            connection.execute(
+                """SELECT book, currency, rate_type, rate_date AS first, rate_date + age AS last
+                FROM ((FROM old EXCEPT FROM new) UNION (FROM new EXCEPT FROM old)) JOIN ages USING (book)"""
+            )
+            .to_arrow_table()
+            .cast(RATED)
+        )
+    finally:
+        for name in ("old", "new", "ages"):
+            connection.unregister(name)
