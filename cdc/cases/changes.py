@@ -37,6 +37,7 @@ from cdc.types import (
 )
 
 TABLES = "tables.txt"
+DIGITS_MAX = 38  # of a DECIMAL
 Values = dict[str, Any]
 
 _ARROW = {
@@ -69,7 +70,9 @@ _FIRST_COMMIT = datetime(2026, 11, 1, tzinfo=UTC)
 def column(name: str, kind: str) -> Column:
     """A column of a DuckDB type, in changes of the Arrow type that goes with it. Raises KeyError for a type no source has."""
     digits = _DECIMAL.fullmatch(kind)
-    return Column(name, pa.decimal128(int(digits[1]), int(digits[2])) if digits else _ARROW[kind], kind, kind.lower())
+    if digits and int(digits[2]) <= int(digits[1]) <= DIGITS_MAX:
+        return Column(name, pa.decimal128(int(digits[1]), int(digits[2])), kind, kind.lower())
+    return Column(name, _ARROW[kind], kind, kind.lower())
 
 
 def schemas(case: Case) -> dict[str, TableSchema]:
@@ -126,7 +129,7 @@ class _Rows:
         for section in sections:
             schema = self._table(section)
             if schema.source != source:
-                raise section.fault("cases.other_source", source=source)
+                raise section.fault("cases.other_source", source=schema.source)
             of_table = changes.setdefault(schema.name, [])
             for txn, op, values in self._read(section, schema):
                 ordinals[txn] = ordinals.get(txn, -1) + 1
@@ -194,7 +197,7 @@ def _schema(section: Section) -> TableSchema:
     for name, kind in zip(table.header, kinds, strict=True):
         try:
             columns.append(column(name, kind.upper().replace(" ", "")))
-        except (KeyError, ValueError) as error:
+        except KeyError as error:
             raise section.fault("cases.type", line, type=kind, known=", ".join(_ARROW)) from error
     key = tuple(name.strip() for name in (found[3] or "").split(",") if name.strip())
     for name in key:

@@ -56,10 +56,7 @@ class Section:
 
 @dataclass(frozen=True, slots=True)
 class Grid:
-    """A section's table: the header and, below it, each row with its line; cells as written. Without a table all is empty.
-
-    `line` is the header's.
-    """
+    """A section's table: the header, its line, and below it each row with its line, cells as written. Without a table all is empty."""
 
     line: int
     header: Cells
@@ -87,7 +84,7 @@ def read(path: Path, kinds: Collection[str] = KINDS) -> Case:
         raise ConfigError("cases.unreadable", path=path, fault=error) from error
     starts = [number for number, line in enumerate(lines) if line.startswith("== ")]
     sections = []
-    for start, end in zip(starts, [*starts[1:], len(lines)], strict=True):
+    for start, end in zip(starts, [*starts[1:], len(lines)], strict=False):
         kind, _, about = lines[start].removeprefix("== ").strip().partition(" ")
         sections.append(Section(path, start + 1, kind, about.strip(), tuple(lines[start + 1 : end])))
         if kind not in kinds:
@@ -107,7 +104,10 @@ def grid(section: Section) -> Grid:
         rows.append((number, tuple(cell.strip() for cell in _CELL.findall(line))))
         if len(rows[-1][1]) != len(rows[0][1]):
             raise section.fault("cases.cells", number, found=len(rows[-1][1]), columns=len(rows[0][1]))
-    return Grid(*rows[0], tuple(rows[1:])) if rows else Grid(section.line, (), ())
+    if not rows:
+        return Grid(section.line, (), ())
+    (line, header), *below = rows
+    return Grid(line, tuple(told(cell) or "" for cell in header), tuple(below))
 
 
 def told(cell: str) -> str | None:

@@ -77,11 +77,11 @@ class Outcome:
 
     def table(self) -> list[str]:
         """What came, as the section's table is written."""
-        return aligned([self.header, *self.actual], self._amounts())
+        return aligned([tuple(map(written, self.header)), *self.actual], self._amounts())
 
     def difference(self) -> list[str]:
         """What was expected and what came, one above the other, for people; rows that differ are marked with `-` and `+`."""
-        both = aligned([self.header, *self.expected, *self.actual], self._amounts())
+        both = aligned([tuple(map(written, self.header)), *self.expected, *self.actual], self._amounts())
         header, expected, actual = both[0], both[1 : len(self.expected) + 1], both[len(self.expected) + 1 :]
         changed = [step for step in difflib.SequenceMatcher(None, self.expected, self.actual, False).get_opcodes() if step[0] != "equal"]
         gone = {i for _, start, end, _, _ in changed for i in range(start, end)}
