@@ -95,7 +95,7 @@ def read(path: Path, kinds: Collection[str] = KINDS) -> Case:
 
 def grid(section: Section) -> Grid:
     """The section's table. Raises ConfigError for a line that is no row of it."""
-    rows = []
+    rows: list[tuple[int, Cells]] = []
     for number, line in enumerate((line.strip() for line in section.body), section.line + 1):
         if not line or line.startswith("#"):
             continue
@@ -106,8 +106,8 @@ def grid(section: Section) -> Grid:
             raise section.fault("cases.cells", number, found=len(rows[-1][1]), columns=len(rows[0][1]))
     if not rows:
         return Grid(section.line, (), ())
-    (line, header), *below = rows
-    return Grid(line, tuple(told(cell) or "" for cell in header), tuple(below))
+    place, header = rows[0]
+    return Grid(place, tuple(told(cell) or "" for cell in header), tuple(rows[1:]))
 
 
 def told(cell: str) -> str | None:
