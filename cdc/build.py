@@ -10,6 +10,8 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 from importlib import import_module
+from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Any
 
 from cdc.accounting.accountant import Accountant
@@ -26,6 +28,7 @@ if TYPE_CHECKING:
     from cdc.serving.server import Server
     from sinks.duckdb import DuckDBSink
     from sinks.ducklake import Publisher
+    from sinks.memory import MemorySink
 
 # By url scheme: the kind of source, its module, and the names of its Source and its Inspection.
 SOURCES = {
@@ -98,6 +101,21 @@ def pipeline(config: Config, store: DuckDBSink) -> Pipeline:
     from checkpoints.instore import InStore
 
     return Pipeline(store, InStore(), accountant(config))
+
+
+@contextmanager
+def rehearsal(config: Config) -> Iterator[tuple[MemorySink, Pipeline]]:
+    """A pipeline by a config's rules into a store in memory, which is empty and for nobody else to see."""
+    from checkpoints.file import FileCheckpoints
+    from sinks.memory import MemorySink
+
+    store = MemorySink()
+    with TemporaryDirectory(prefix="ledgertail-") as folder:
+        pipe = Pipeline(store, FileCheckpoints(Path(folder) / "checkpoints.json"), accountant(config))
+        try:
+            yield store, pipe
+        finally:
+            pipe.close()
 
 
 def server(config: Config, store: DuckDBSink, actions: Mapping[str, Callable[[dict[str, Any]], object]]) -> Server:

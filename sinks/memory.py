@@ -1,4 +1,5 @@
-"""The tests' twin of a store: the contract of `cdc.protocols` on plain dicts and lists, simple enough to be seen to be right."""
+"""The tests' twin of a store, which `rules test` plays cases into, too: the contract of `cdc.protocols` on plain dicts and lists, simple
+enough to be seen to be right."""
 
 from __future__ import annotations
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
@@ -11,32 +10,11 @@ from typing import Any
 import pyarrow as pa
 
 from cdc.accounting.rules import Book
+from cdc.cases.changes import column
 from cdc.config import BookConfig
-from cdc.types import ABSENT, NUMBER, OLD, OP, ORDINAL, TRANSACTIONS, TXN, Column, TableSchema
+from cdc.types import ABSENT, NUMBER, OLD, OP, ORDINAL, TRANSACTIONS, TXN, TableSchema
 
 Row = dict[str, Any]
-
-_ARROW = {
-    "BOOLEAN": pa.bool_(),
-    "INTEGER": pa.int32(),
-    "BIGINT": pa.int64(),
-    "DOUBLE": pa.float64(),
-    "FLOAT": pa.float32(),
-    "VARCHAR": pa.string(),
-    "UUID": pa.string(),
-    "JSON": pa.string(),
-    "BLOB": pa.binary(),
-    "DATE": pa.date32(),
-    "TIMESTAMP": pa.timestamp("us"),
-    "TIMESTAMPTZ": pa.timestamp("us", "UTC"),
-}
-_DECIMAL = re.compile(r"DECIMAL\((\d+),(\d+)\)")
-
-
-def column(name: str, kind: str) -> Column:
-    """A column of a DuckDB type, in changes of the Arrow type that goes with it."""
-    digits = _DECIMAL.fullmatch(kind)
-    return Column(name, pa.decimal128(int(digits[1]), int(digits[2])) if digits else _ARROW[kind], kind, kind.lower())
 
 
 def table(name: str, key: Sequence[str], /, **columns: str) -> TableSchema:

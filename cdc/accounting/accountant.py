@@ -341,7 +341,7 @@ class Accountant:
             SELECT CAST(md5(concat_ws('|', 'quarantine', book, rule, {table}, row_key, reason, detail, payload)) AS UUID)::VARCHAR AS id,
                 {source} AS source, {table} AS source_table, row_key, position, CASE reason {levels} END AS level, reason, detail,
                 payload, book, rule
-            FROM items QUALIFY row_number() OVER (PARTITION BY id ORDER BY "#rid") = 1 ORDER BY "#rid", rule""",
+            FROM items QUALIFY row_number() OVER (PARTITION BY id ORDER BY "#rid") = 1 ORDER BY "#rid", rule, book""",
             QUARANTINED,
         )
 

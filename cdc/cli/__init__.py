@@ -16,7 +16,7 @@ from cdc.texts import text
 
 F = TypeVar("F", bound=Callable[..., Any])
 
-COMMANDS = ("init", "check", "run", "status", "query", "report", "crosswalk", "quarantine", "snapshot", "demo")
+COMMANDS = ("init", "check", "rules", "run", "status", "query", "report", "crosswalk", "quarantine", "snapshot", "demo")
 
 
 class Commands(click.Group):

@@ -1,72 +1,40 @@
 """Golden cases of the accountant: each file has the rules, the changes batch by batch, and what they come to.
 
-    == rules      TOML: `[columns]` of the table `shop.t` and its `key`, `[book]` if it is not plain, `[files]`, and `[[rules]]`
-    == changes    a batch: a row per change, `op` and the columns; `t` counts its transactions from 0. A blank is NULL, too.
-                  `== changes without <rule>`: that rule has left the config; `== changes with <label>`: the rule of that `label`
-                  has come into it, in place of the one of its name; `== changes with both`: all rules are in force
-    == periods    those of a book that are not open from here on: its name, the period, `closed` or `soft`
-    == rates      of a book, from here on
-    == entries    what was posted, in order; the lines of an entry stand below its first. Entries are called A, B, ... as they come
-    == quarantine what lies there in the end, and how each item stands
+They are cases as `ledgertail rules test` reads them, but have rules of their own:
 
-The columns of the last two are chosen by the case. `== live` tells which entries stand in the end.
+    == rules      TOML: `[columns]` of the table `shop.t` and its `key`, `[book]` if it is not plain, `[files]`, and `[[rules]]`
+    == changes    `== changes without <rule>`: that rule has left the config; `== changes with <label>`: the rule of that `label`
+                  has come into it, in place of the one of its name; `== changes with both`: all rules are in force
 """
 
 from __future__ import annotations
 
-import string
 import tomllib
-from dataclasses import dataclass, field
+from contextlib import closing
+from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
-import pyarrow as pa
 import pytest
 
 from cdc.accounting.accountant import Accountant
-from cdc.accounting.rates import RATES
+from cdc.cases.file import KINDS, Case, read
+from cdc.cases.outcome import outcomes
+from cdc.cases.steps import steps
 from cdc.config import RuleConfig
-from cdc.types import LIVE, LIVE_KEYS, Postings, TableSchema
-from tests.changes import Change, book, changes, table, transactions
+from cdc.pipeline import Pipeline
+from cdc.types import LINE_FIELDS
+from checkpoints.file import FileCheckpoints
+from sinks.memory import MemorySink, State
+from tests.changes import book, table
 
 CASES = sorted(Path(__file__).parent.glob("*.txt"))
 _DEFAULTS = {"book": "main", "table": "shop.t"}
 
 
-@dataclass
-class Ledger:
-    """What a store would keep."""
-
-    entries: list[dict[str, Any]] = field(default_factory=list)
-    lines: dict[str, list[dict[str, Any]]] = field(default_factory=dict)
-    live: list[dict[str, Any]] = field(default_factory=list)
-    quarantine: dict[str, dict[str, Any]] = field(default_factory=dict)
-
-    def lookup(self, schema: TableSchema, keys: pa.Table | None) -> pa.Table:
-        assert keys is not None and keys.schema == LIVE_KEYS
-        wanted = {tuple(key.values()) for key in keys.to_pylist()}
-        found = [row for row in self.live if (row["row_hash"], row["row_key"]) in wanted and row["source_table"] == schema.name]
-        return pa.Table.from_pylist(found, LIVE)
-
-    def post(self, part: Postings) -> None:
-        self.entries += sorted(part.entries.to_pylist(), key=_place)
-        for line in part.lines.to_pylist():
-            self.lines.setdefault(line["entry_id"], []).append(line)
-        ended = {row["entry_id"] for row in part.live_ended.to_pylist()}
-        assert ended <= {row["entry_id"] for row in self.live}
-        self.live = [row for row in self.live if row["entry_id"] not in ended] + part.live_begun.to_pylist()
-        settled = [tuple(row.values()) for row in part.settled.to_pylist()]
-        for item in self.quarantine.values():
-            if (item["source_table"], item["row_key"], item["book"], item["rule"]) in settled:
-                item["status"] = "resolved"
-        for item in part.quarantined.to_pylist():
-            self.quarantine.setdefault(item["id"], item)["status"] = "open"
-
-
 @pytest.mark.parametrize("path", CASES, ids=lambda path: path.stem)
 def test_golden(path: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    sections = _sections(path.read_text("utf-8"))
-    config = tomllib.loads(sections[0][1])
+    case = read(path, ["rules", *KINDS])
+    config = tomllib.loads("\n".join(case.of("rules")[0].body))
     monkeypatch.chdir(tmp_path)
     for name, content in config.get("files", {}).items():
         Path(name).write_text(content, "utf-8")
@@ -75,110 +43,43 @@ def test_golden(path: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> 
     names = {each.book for rule in rules.values() for each in rule.by_book()}
     books = {name: book(name, **config.get("book", {}))[name] for name in names}
     in_force = {label: rule for label, rule in rules.items() if label == rule.name}
-    rates = RATES.empty_table()
-    ledger, first, told, periods = Ledger(), 1, {"entries"}, dict[tuple[str, str], str]()
-    for title, body in sections[1:]:
-        kind, _, rest = title.partition(" ")
-        if kind == "changes":
-            if rest.startswith("without "):
-                del in_force[rest.removeprefix("without ")]
-            elif rest == "with both":
-                in_force = rules
-            elif rest.startswith("with "):
-                rule = rules[rest.removeprefix("with ")]
-                in_force[rule.name] = rule
-            rows, numbers, count = _batch(schema, body)
-            accountant = Accountant([each for rule in in_force.values() for each in rule.by_book()], books)
-            accountant.set_periods(periods)
-            accountant.set_rates(rates, _no_rows)
-            ledger.post(accountant.account(schema, changes(schema, rows, numbers), transactions(count, first), ledger.lookup))
-            accountant.close()
-            first += count
-        elif kind == "rates":
-            header, *lines = (_cells(line) for line in body.splitlines())
-            texts = pa.Table.from_pylist([dict(zip(header, line, strict=True)) for line in lines])
-            rates = pa.concat_tables([rates, texts.cast(RATES)])
-        elif kind == "periods":
-            periods |= {(name, period): state for name, period, state in map(_cells, body.splitlines()[1:])}
-        else:
-            told.discard(kind)
-            header = _cells(body.splitlines()[0])
-            assert _told(header, _answers(ledger, kind)) == _told(header, [_cells(line) for line in body.splitlines()[1:]])
-    assert not told, "a case tells its entries"
-    assert not ledger.quarantine or "quarantine" in dict(sections), "a case tells what is in quarantine"
+    store, checkpoints = MemorySink(), FileCheckpoints(tmp_path / "checkpoints.json")
+    turns = iter([section.about for section in case.of("changes")])
+    for section, step in steps(_plain(case), {schema.name: schema}):
+        in_force = _turned(in_force, rules, next(turns)) if section.kind == "changes" else in_force
+        accountant = Accountant([each for rule in in_force.values() for each in rule.by_book()], books)
+        accountant.know([schema])
+        with closing(Pipeline(store, checkpoints, accountant)) as pipeline:
+            step(pipeline)
+    assert case.of("entries"), "a case tells its entries"
+    for outcome in outcomes(case, store.state, {}):
+        assert outcome.fine, "\n".join(outcome.difference())
+    _check_live(store.state)
 
 
-def _no_rows(schema: TableSchema) -> pa.Table:
-    raise AssertionError(f"the rates are not those of {schema.name}")
+def _plain(case: Case) -> Case:
+    """The case as `ledgertail rules test` knows them."""
+    sections = [replace(section, about="") for section in case.sections if section.kind != "rules"]
+    return replace(case, sections=tuple(sections))
 
 
-def _sections(text: str) -> list[tuple[str, str]]:
-    parts = text.split("\n== ")[1:]
-    return [(part.split("\n", 1)[0].strip(), part.split("\n", 1)[1].strip()) for part in parts]
+def _turned(in_force: dict[str, RuleConfig], rules: dict[str, RuleConfig], turn: str) -> dict[str, RuleConfig]:
+    """The rules in force from a batch on."""
+    word, _, label = turn.partition(" ")
+    if turn == "with both":
+        return rules
+    if word == "with":
+        return {**in_force, rules[label].name: rules[label]}
+    return {name: rule for name, rule in in_force.items() if word != "without" or name != label}
 
 
-def _cells(line: str) -> list[str]:
-    return [cell.strip() for cell in line.strip().strip("|").split("|")]
-
-
-def _batch(schema: TableSchema, body: str) -> tuple[list[tuple[int, int, Change]], list[int], int]:
-    """A batch's changes, the row numbers if the table has no key, and how many transactions it has."""
-    header, *lines = (_cells(line) for line in body.splitlines())
-    types = {c.name: c.type for c in schema.columns}
-    rows, numbers, ordinals = [], [], dict[int, int]()
-    for line in lines:
-        given = dict(zip(header, line, strict=True))
-        txn = int(given.get("t") or 0)
-        values = {
-            name: pa.scalar(text).cast(types[name]).as_py() for name, text in given.items() if name in types and text not in ("", "NULL")
-        }
-        ordinals[txn] = ordinals.get(txn, -1) + 1
-        rows.append((txn, ordinals[txn], Change(given["op"], values)))
-        numbers += [int(given["#n"])] if "#n" in given else []
-    return rows, numbers, max(ordinals) + 1
-
-
-def _place(entry: dict[str, Any]) -> tuple[Any, ...]:
-    return entry["position"], entry["ordinal"], entry["book"], entry["rule"], entry["kind"] == "post", entry["row_key"]
-
-
-def _answers(ledger: Ledger, kind: str) -> list[dict[str, Any]]:
-    names = {entry["entry_id"]: string.ascii_uppercase[i] for i, entry in enumerate(ledger.entries)}
-    assert len(names) == len(ledger.entries), "an entry is there twice"
-    if kind == "quarantine":
-        return [item | {"of": item["row_key"]} for item in ledger.quarantine.values()]
-    if kind == "live":
-        assert all(row["lines"] == _bare(ledger.lines[row["entry_id"]]) for row in ledger.live)
-        return [
-            row | {"entry": names[row["entry_id"]], "of": row["row_key"]} for row in sorted(ledger.live, key=lambda r: names[r["entry_id"]])
-        ]
-    answers = []
-    for entry in ledger.entries:
-        lines = sorted(ledger.lines[entry["entry_id"]], key=lambda line: line["line_no"])
-        head = entry | {
-            "entry": names[entry["entry_id"]],
-            "reverses": names.get(entry["reverses"]),
-            "corrects": names.get(entry["corrects"]),
-            "of": entry["row_key"],
-        }
-        answers += [(head if i == 0 else {}) | {"line": line["line_no"], **_bare([line])[0]} for i, line in enumerate(lines)]
-    return answers
-
-
-def _bare(lines: list[dict[str, Any]]) -> list[dict[str, Any]]:
-    return [{name: value for name, value in line.items() if name not in ("entry_id", "book", "period")} for line in lines]
-
-
-def _told(header: list[str], rows: list[Any]) -> list[str]:
-    """Rows as text, in columns of the same width, so that a difference is seen at a glance."""
-    cells = [header] + [row if isinstance(row, list) else [_text(row.get(name)) for name in header] for row in rows]
-    widths = [max(len(row[i]) for row in cells) for i in range(len(header))]
-    return [" | ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in cells]
-
-
-def _text(value: Any) -> str:
-    """A decimal without its padding of zeros, but with two places."""
-    if value is None:
-        return ""
-    whole, point, places = str(value).partition(".")
-    return f"{whole}.{places.rstrip('0').ljust(2, '0')}" if point and places.isdigit() else str(value)
+def _check_live(state: State) -> None:
+    """Live are the entries that were posted, and the differences to them, that are not reversed, with the lines they were posted with."""
+    reversed_ids = {entry["reverses"] for entry in state.entries}
+    posted = {entry["entry_id"] for entry in state.entries if entry["kind"] != "reverse"}
+    assert {row["entry_id"] for row in state.live} == posted - reversed_ids
+    assert len({entry["entry_id"] for entry in state.entries}) == len(state.entries)
+    names = [field.name for field in LINE_FIELDS]
+    for row in state.live:
+        lines = [{name: line[name] for name in names} for line in state.lines if line["entry_id"] == row["entry_id"]]
+        assert row["lines"] == sorted(lines, key=lambda line: line["line_no"])

@@ -109,6 +109,7 @@ def test_init_writes_a_config_that_loads_and_never_overwrites(folder: Path, lang
     assert result.exit_code == 0, result.output
     config = load(folder / "new" / "ledgertail.toml")
     assert {rule.table for rule in config.rules} == {"shop.orders", "shop.payments"}
+    assert run("--config", str(folder / "new" / "ledgertail.toml"), "rules", "test").exit_code == 0
     own = (folder / "new" / "ledgertail.toml").read_text("utf-8").replace('"small-business-2013"\ntime', '"accounts.csv"\ntime')
     (folder / "new" / "ledgertail.toml").write_text(own, "utf-8")
     for chart_in in (config, load(folder / "new" / "ledgertail.toml")):
