@@ -279,6 +279,19 @@ def test_a_restart_while_a_transaction_is_open_loses_nothing(database: Database,
     until_equal(source, twin, database.connection, "t")
 
 
+def test_a_lock_on_a_table_does_not_hold_up_the_stream(database: Database, twin: Twin) -> None:
+    """Of a TRUNCATE or ALTER TABLE that is not committed yet."""
+    make(database, "CREATE TABLE t (id int PRIMARY KEY)", "INSERT INTO t VALUES (1)")
+    source = streaming(config(database, "t"), twin)
+    source.close()
+    make(database, "INSERT INTO t VALUES (2)")
+    with database.server.connect(database.name) as other, other.transaction():
+        other.execute("LOCK TABLE t IN ACCESS EXCLUSIVE MODE")
+        source = opened(config(database, "t"), twin)
+        until(source, twin, lambda: twin.rows("t") == [(1,), (2,)])
+    source.close()
+
+
 def test_a_batch_never_acknowledged_comes_again(database: Database, twin: Twin) -> None:
     make(database, "CREATE TABLE t (id int PRIMARY KEY)")
     source = streaming(config(database, "t"), twin)

@@ -6,7 +6,7 @@ Manual: 'System Catalogs' (pg_class, pg_attribute, pg_index, pg_partition_tree),
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from cdc.decode.postgres.pgoutput import Relation
@@ -23,12 +23,15 @@ JOIN pg_class c ON c.relnamespace = n.oid AND c.relname = w.relation
 """
 _LEAVES = """
 SELECT t.relid::oid::int8, n.nspname, c.relname, c.relkind::text, c.relpersistence::text, c.relreplident::text,
-       coalesce(pg_relation_filenode(c.oid), 0)::int8, c.reltuples::float8, c.relpages::int8,
-       CASE WHEN c.relkind = 'r' THEN pg_relation_size(c.oid) ELSE 0 END, CASE WHEN c.relkind = 'r' THEN pg_table_size(c.oid) ELSE 0 END
+       coalesce(pg_relation_filenode(c.oid), 0)::int8
 FROM (SELECT relid FROM pg_partition_tree(%(oid)s::oid::regclass) WHERE isleaf
       UNION SELECT %(oid)s::oid WHERE %(plain)s) t
 JOIN pg_class c ON c.oid = t.relid JOIN pg_namespace n ON n.oid = c.relnamespace
 WHERE c.relkind <> 'p' ORDER BY 1
+"""
+# Waits for whoever has the relation locked, as a copy does; nothing else here may.
+_SIZES = """
+SELECT reltuples::float8, relpages::int8, pg_relation_size(oid), pg_table_size(oid) FROM pg_class WHERE oid = %s::oid AND relkind = 'r'
 """
 _INDEX_COLUMNS = """
 SELECT ARRAY(SELECT a.attname::text FROM unnest(i.indkey[0:i.indnkeyatts - 1]) WITH ORDINALITY AS k(attnum, place)
@@ -53,7 +56,7 @@ _ROOT = "SELECT relid::oid::int8 FROM pg_partition_ancestors(%s::oid::regclass)"
 
 @dataclass(frozen=True, slots=True)
 class Leaf:
-    """A relation that holds rows of a captured table: the table itself or a partition. Sizes in bytes."""
+    """A relation that holds rows of a captured table: the table itself or a partition. Sizes in bytes, once it is `measured`."""
 
     relid: int
     namespace: str
@@ -63,9 +66,9 @@ class Leaf:
     identity: str
     key: tuple[str, ...]
     filenode: int
-    rows_estimated: int
-    heap_size: int
-    total_size: int
+    rows_estimated: int = 0
+    heap_size: int = 0
+    total_size: int = 0
 
     @property
     def sql(self) -> str:
@@ -218,12 +221,25 @@ def identity_fault(table: Table, leaf: Leaf) -> str | None:
 
 
 def _leaf(connection: Connection, row: tuple[Any, ...], primary: tuple[str, ...]) -> Leaf:
-    relid, namespace, name, kind, persistence, identity, filenode, reltuples, relpages, heap_size, total_size = row
+    relid, namespace, name, kind, persistence, identity, filenode = row
     own = "i.indisreplident" if identity == "i" else "i.indisprimary"
     key = primary if identity == "f" else _index_columns(connection, relid, own)
+    return Leaf(relid, namespace, name, kind, persistence, identity, key, filenode)
+
+
+def measured(connection: Connection, table: Table) -> Table:
+    """A table with its sizes, which a copy of it is planned by."""
+    return replace(table, leaves=tuple(_measured(connection, leaf) for leaf in table.leaves))
+
+
+def _measured(connection: Connection, leaf: Leaf) -> Leaf:
+    row = connection.execute(_SIZES, (leaf.relid,)).fetchone()
+    if row is None:
+        return leaf
+    reltuples, relpages, heap_size, total_size = row
     pages = heap_size // 8192
     rows = round(reltuples / relpages * pages) if relpages > 0 and reltuples >= 0 else pages * 80
-    return Leaf(relid, namespace, name, kind, persistence, identity, key, filenode, rows, heap_size, total_size)
+    return replace(leaf, rows_estimated=rows, heap_size=heap_size, total_size=total_size)
 
 
 def _index_columns(connection: Connection, relid: int, which: str) -> tuple[str, ...]:

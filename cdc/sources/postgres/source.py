@@ -14,7 +14,7 @@ from cdc.decode.postgres.pgoutput import lsn_int, lsn_text
 from cdc.errors import PositionLost, SchemaUnknown, SourceError
 from cdc.sources.handover import HandOver, Staged
 from cdc.sources.postgres import slots, snapshot
-from cdc.sources.postgres.catalog import Catalog, Table
+from cdc.sources.postgres.catalog import Catalog, Table, measured
 from cdc.sources.postgres.connection import Connection, connect, translated
 from cdc.sources.postgres.progress import parse
 from cdc.sources.postgres.relations import Relations
@@ -138,9 +138,9 @@ class PostgresSource:
         for table, schema in wanted:
             known, membership = resume.snapshots.get(table.name), publication.membership(table)
             if known is not None and known.state == "copying":
-                copies.append(snapshot.resume(table, schema, known, parse(known.progress), membership, reader.session))
+                copies.append(snapshot.resume(measured(side, table), schema, known, parse(known.progress), membership, reader.session))
             else:
-                copies.append(snapshot.begin(table, schema, membership, reader.session))
+                copies.append(snapshot.begin(measured(side, table), schema, membership, reader.session))
         log.info("source '%s': snapshot %d at %s of %s", self.name, number, lsn_text(position), ", ".join(c.table.name for c in copies))
         reader.start(copies)
 
