@@ -13,7 +13,8 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 from cdc.accounting.accountant import Accountant
-from cdc.accounting.charts import load_chart
+from cdc.accounting.charts import codes_by_name, load_chart
+from cdc.accounting.dimensions import inferences, required
 from cdc.accounting.rules import Book
 from cdc.config import Config, SourceConfig
 from cdc.errors import ConfigError
@@ -56,12 +57,14 @@ def inspection(name: str, config: SourceConfig) -> Inspection:
 
 
 def books(config: Config) -> tuple[dict[str, Book], list[Account]]:
-    """The books with their charts loaded, and all their accounts. Raises ConfigError for a chart that can't be had."""
+    """The books with their charts and tables loaded, and all their accounts. Raises ConfigError for what can't be had of them."""
     made, accounts = {}, []
     for name, book in config.books.items():
         chart = load_chart(name, book.chart, config.path.parent)
         accounts += chart
-        made[name] = Book(name, book, frozenset(account.code for account in chart))
+        codes, asking = frozenset(account.code for account in chart), required(name, book, chart)
+        inferred = inferences(name, book, codes, asking, config.path.parent)
+        made[name] = Book(name, book, codes, codes_by_name(chart), asking, inferred)
     return made, accounts
 
 

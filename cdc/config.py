@@ -19,6 +19,7 @@ from cdc.errors import ConfigError
 from cdc.paths import find, read_toml
 
 NAME = r"^[a-z][a-z0-9_]{0,30}$"
+CURRENCY = r"^[A-Z]{3}$"
 _DURATION = re.compile(r"^(\d+)\s*(ms|s|m|h|d)$")
 _SIZE = re.compile(r"^(\d+)\s*(B|KB|MB|GB)$", re.IGNORECASE)
 _SECONDS = {"ms": 0.001, "s": 1, "m": 60, "h": 3600, "d": 86400}
@@ -77,13 +78,33 @@ class PublishConfig(Model):
     keep: Duration = timedelta(days=7)
 
 
+class AccountConfig(Model):
+    """`[books.<name>.accounts]`, by code: what lines of an account must have, in place of what its chart says: dimensions, the currency."""
+
+    dims: list[Annotated[str, Field(min_length=1)]] | None = None
+    currency: str | None = Field(None, pattern=rf"^$|{CURRENCY}")
+
+
+class InferConfig(Model):
+    """`[[books.<name>.infer]]`: a dimension that follows by a derivation table where a line lacks it, its column being named like it.
+
+    For lines of accounts that require it, and of those whose codes begin with one of `accounts`.
+    """
+
+    dimension: str = Field(min_length=1)
+    csv: Path
+    accounts: list[Annotated[str, Field(min_length=1)]] = Field(default_factory=list)
+
+
 class BookConfig(Model):
     """`[books.<name>]`. `decimals`: what an amount of the base currency may have at most."""
 
-    base_currency: str = Field(pattern=r"^[A-Z]{3}$")
+    base_currency: str = Field(pattern=CURRENCY)
     chart: str
     decimals: int = Field(2, ge=0, le=6)
     time_zone: Zone = "UTC"
+    accounts: dict[str, AccountConfig] = Field(default_factory=dict)
+    infer: list[InferConfig] = Field(default_factory=list)
 
 
 class SourceConfig(Model):

@@ -22,8 +22,9 @@ import duckdb
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from cdc.accounting.composite import called, install
 from cdc.accounting.lookups import MirrorOf, States
-from cdc.accounting.rules import LEVELS, Book, CompiledRule, Program, check_alone, compile_rules, keyed, row_hash, row_key
+from cdc.accounting.rules import LEVELS, Book, CompiledRule, Program, check_alone, compile_rules, expressions_of, keyed, row_hash, row_key
 from cdc.accounting.sql import literal, memory_database, quote, trying
 from cdc.config import RuleConfig
 from cdc.types import DELETE, ENDED, ENTRIES, INSERT, LINES, LIVE, LIVE_KEYS, OP, QUARANTINED, SETTLED, Postings, TableSchema
@@ -64,6 +65,8 @@ class Accountant:
         self._expected: dict[str, TableSchema] = {}
         self._compiled: dict[str, tuple[tuple[TableSchema | None, ...], Program]] = {}
         self._db = memory_database()
+        if called(text for rule in self._rules for _, text in expressions_of(rule)):
+            install(self._db, {name: book.codes for name, book in books.items()})
         check_alone(self._db, self._rules, self._books)
 
     def know(self, schemas: Iterable[TableSchema]) -> None:
