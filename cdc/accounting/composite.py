@@ -99,9 +99,10 @@ _MACROS = [
         ELSE token END""",
     f"""composite_divided(body, separator) AS regexp_replace(array_to_string(list_transform(regexp_extract_all(body, {literal(_TOKENS)}),
         lambda token: composite_token(token, separator)), ''), {literal(_FIRST_DETAIL)}, '\\1' || chr(31) || '\\2\\3')""",
-    """composite_parts(name) AS list_transform(list_transform([CAST(name AS VARCHAR)], lambda name: composite_body(name)), lambda body: list_filter(list_transform(
-        string_split(translate(composite_divided(body, composite_separator(body)), chr(28) || chr(29), '.-'), chr(31)),
-        lambda part: trim(regexp_replace(part, '\\x1e(.)', ' \\1 ', 'g'))), lambda part: part <> ''))[1]""",
+    """composite_parts(name) AS list_transform(list_transform([CAST(name AS VARCHAR)], lambda name: composite_body(name)), lambda body:
+        list_filter(list_transform(
+            string_split(translate(composite_divided(body, composite_separator(body)), chr(28) || chr(29), '.-'), chr(31)),
+            lambda part: trim(regexp_replace(part, '\\x1e(.)', ' \\1 ', 'g'))), lambda part: part <> ''))[1]""",
     f"""composite_items(name) AS flatten(list_transform(
         regexp_extract_all(CASE WHEN composite_body(name) IS NOT NULL THEN name END, {literal(_GROUP)}),
         lambda part: string_split(regexp_replace(part[2:-2], {literal(_NEXT_KEY)}, chr(31) || '\\1', 'g'), chr(31))))""",
@@ -133,7 +134,7 @@ def install(connection: duckdb.DuckDBPyConnection, codes: Mapping[str, Mapping[s
     """Make the functions. `codes`: by book, the codes of its accounts by their names."""
     names = ((name.replace("_", " "), code) for code, written in _CURRENCIES.items() for name in [code, *written.split()])
     # One text to search is faster than a MAP. An account of a bank is called by its currency, too: 美元户.
-    known = "|".join(["", *(f"{each}={code}" for name, code in names for each in (name.lower(), f"{name.lower()}s"))])
+    known = "|".join(["", *(f"{each}={code}" for name, code in names for each in [name.lower(), *[f"{name}s"] * name.islower()])])
     connection.execute(
         f"""CREATE MACRO currency_code(name) AS nullif(regexp_extract(split_part({literal(known)}, concat('|',
             regexp_replace(lower(trim(CAST(name AS VARCHAR))), '(账户|帐户|户|现汇|现钞)$', ''), '='), 2), '^[A-Z]{{3}}'), '')"""
@@ -141,8 +142,8 @@ def install(connection: duckdb.DuckDBPyConnection, codes: Mapping[str, Mapping[s
     for macro in _MACROS:
         connection.execute(f"CREATE MACRO {macro}")
     for book, by_name in codes.items():
-        names, accounts = (", ".join(map(literal, texts)) for texts in (by_name.keys(), by_name.values()))
-        accounts_of = f"MAP([{names}]::VARCHAR[], [{accounts}]::VARCHAR[])"
+        keys, values = (", ".join(map(literal, texts)) for texts in (by_name.keys(), by_name.values()))
+        accounts_of = f"MAP([{keys}]::VARCHAR[], [{values}]::VARCHAR[])"
         connection.execute(f"CREATE MACRO {quote(account_code(book))}(name) AS {accounts_of}[trim(CAST(name AS VARCHAR))]")
 
 
