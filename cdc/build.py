@@ -15,7 +15,8 @@ from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Any
 
 from cdc.accounting.accountant import Accountant
-from cdc.accounting.charts import income_accounts, load_chart
+from cdc.accounting.charts import codes_by_name, income_accounts, load_chart
+from cdc.accounting.dimensions import inferences, required
 from cdc.accounting.rules import Book
 from cdc.config import Config, SourceConfig
 from cdc.errors import ConfigError
@@ -59,12 +60,14 @@ def inspection(name: str, config: SourceConfig) -> Inspection:
 
 
 def books(config: Config) -> tuple[dict[str, Book], list[Account]]:
-    """The books with their charts loaded, and all their accounts. Raises ConfigError for a chart that can't be had."""
+    """The books with their charts and tables loaded, and all their accounts. Raises ConfigError for what can't be had of them."""
     made, accounts = {}, []
     for name, book in config.books.items():
         chart = load_chart(name, book.chart, config.path.parent)
         accounts += chart
-        made[name] = Book(name, book, frozenset(account.code for account in chart), income_accounts(chart))
+        codes, asking = frozenset(account.code for account in chart), required(name, book, chart)
+        inferred = inferences(name, book, codes, asking, config.path.parent)
+        made[name] = Book(name, book, codes, income_accounts(chart), codes_by_name(chart), asking, inferred)
     return made, accounts
 
 

@@ -20,6 +20,7 @@ from cdc.paths import find, read_toml
 
 NAME = r"^[a-z][a-z0-9_]{0,30}$"
 PERIOD = r"^\d{4}-(0[1-9]|1[0-2])$"
+CURRENCY = r"^[A-Z]{3}$"
 _DURATION = re.compile(r"^(\d+)\s*(ms|s|m|h|d)$")
 _SIZE = re.compile(r"^(\d+)\s*(B|KB|MB|GB)$", re.IGNORECASE)
 _SECONDS = {"ms": 0.001, "s": 1, "m": 60, "h": 3600, "d": 86400}
@@ -99,6 +100,24 @@ class RatesConfig(Model):
         return self.max_age.days
 
 
+class AccountConfig(Model):
+    """`[books.<name>.accounts]`, by code: what lines of an account must have, in place of what its chart says: dimensions, the currency."""
+
+    dims: list[Annotated[str, Field(min_length=1)]] | None = None
+    currency: str | None = Field(None, pattern=rf"^$|{CURRENCY}")
+
+
+class InferConfig(Model):
+    """`[[books.<name>.infer]]`: a dimension that follows by a derivation table where a line lacks it, its column being named like it.
+
+    For lines of accounts that require it, and of those whose codes begin with one of `accounts`.
+    """
+
+    dimension: str = Field(min_length=1)
+    csv: Path
+    accounts: list[Annotated[str, Field(min_length=1)]] = Field(default_factory=list)
+
+
 class BookConfig(Model):
     """`[books.<name>]`. `decimals`: what an amount of the base currency may have at most.
 
@@ -107,7 +126,7 @@ class BookConfig(Model):
     the place of income and expenses of a closed year. `first_period` (`2026-01`): nothing earlier belongs into the book.
     """
 
-    base_currency: str = Field(pattern=r"^[A-Z]{3}$")
+    base_currency: str = Field(pattern=CURRENCY)
     chart: str
     decimals: int = Field(2, ge=0, le=6)
     time_zone: Zone = "UTC"
@@ -116,6 +135,8 @@ class BookConfig(Model):
     prior_year: str | None = None
     first_period: str | None = Field(None, pattern=PERIOD)
     rates: RatesConfig = RatesConfig()
+    accounts: dict[str, AccountConfig] = Field(default_factory=dict)
+    infer: list[InferConfig] = Field(default_factory=list)
 
 
 class SourceConfig(Model):

@@ -352,10 +352,13 @@ class BatchLog:
 
 @dataclass(frozen=True, slots=True)
 class Account:
-    """An account of a book's chart."""
+    """An account of a book's chart. `dims`: those a line of it must have; `currency`: that it is kept in, if in one only."""
 
     book: str
     code: str
     name: str
     category: str = ""
     normal_balance: str = ""
+    name_en: str = ""
+    dims: tuple[str, ...] = ()
+    currency: str = ""

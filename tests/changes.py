@@ -5,10 +5,13 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
+from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
 
+from cdc.accounting.charts import codes_by_name, income_accounts, load_chart
+from cdc.accounting.dimensions import inferences, required
 from cdc.accounting.rules import Book
 from cdc.cases.changes import column
 from cdc.config import BookConfig
@@ -68,10 +71,13 @@ def transactions(count: int = 1, first: int = 1) -> pa.Table:
     return pa.Table.from_pylist(rows, TRANSACTIONS)
 
 
-def book(
-    name: str = "main", accounts: Iterable[str] = ("1001", "1002", "1122", "2221", "5001", "5603"), **config: Any
-) -> Mapping[str, Book]:
-    """A book, by its name."""
+def book(name: str = "main", codes: Iterable[str] = ("1001", "1002", "1122", "2221", "5001", "5603"), **config: Any) -> Mapping[str, Book]:
+    """A book with some accounts of the chart, by its name; paths start where we are."""
     settings = BookConfig(base_currency="CNY", chart="small-business-2013", **config)
-    accounts = frozenset(accounts)
-    return {name: Book(name, settings, accounts, frozenset(code for code in accounts if code.startswith("5")))}
+    chart = [account for account in load_chart(name, settings.chart, Path()) if account.code in tuple(codes)]
+    known, asking = frozenset(account.code for account in chart), required(name, settings, chart)
+    return {
+        name: Book(
+            name, settings, known, income_accounts(chart), codes_by_name(chart), asking, inferences(name, settings, known, asking, Path())
+        )
+    }

@@ -23,10 +23,11 @@ import duckdb
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from cdc.accounting.composite import called, install
 from cdc.accounting.corrections import CHANGE, ENDED_BY_STEPS, HEADER, PLAIN, POSTING, STEPS, set_periods, set_policies
 from cdc.accounting.lookups import MirrorOf, States
 from cdc.accounting.rates import changed, keep_rates, rates_of
-from cdc.accounting.rules import LEVELS, Book, CompiledRule, Program, check_alone, compile_rules, keyed, row_hash, row_key
+from cdc.accounting.rules import LEVELS, Book, CompiledRule, Program, check_alone, compile_rules, expressions_of, keyed, row_hash, row_key
 from cdc.accounting.sql import literal, memory_database, quote, trying
 from cdc.config import RateConfig, RuleConfig
 from cdc.types import (
@@ -87,6 +88,8 @@ class Accountant:
         self.rate_tables = frozenset(table for book in books.values() if (table := book.config.rates.table) is not None)
         self._rates: pa.Table | None = None
         keep_rates(self._db, REFERENCE["rates"].empty_table())
+        if called(text for rule in self._rules for _, text in expressions_of(rule)):
+            install(self._db, {name: book.codes for name, book in books.items()})
         check_alone(self._db, self._rules, self._books)
 
     def know(self, schemas: Iterable[TableSchema]) -> None:

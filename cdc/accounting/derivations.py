@@ -42,9 +42,10 @@ class Derivation(Step):
 
     @property
     def readable(self) -> Mapping[str, pa.DataType]:
-        """The columns that follow."""
+        """The columns that follow, and which row they are of."""
         conditions = {name for name, _ in self.on}
-        return {name: pa.string() for name in self.table.column_names if name not in {*conditions, FROM, TO, ROW}}
+        followed = {name: pa.string() for name in self.table.column_names if name not in {*conditions, FROM, TO, ROW}}
+        return {**followed, ROW: pa.int64()}
 
     def add(self, connection: duckdb.DuckDBPyConnection, states: States, columns: Iterable[str]) -> None:
         """Add some of the columns to `c`."""
@@ -76,16 +77,19 @@ class Derivation(Step):
             FROM c LEFT JOIN f ON {joined} LEFT JOIN derivation d ON d."#row" = f."#row" """
 
 
+def read_header(path: Path) -> list[str]:
+    """The columns of a derivation table. Raises BadTable for what can't be read."""
+    rows = _rows(path)
+    return [name.strip() for name in rows[0]] if rows else []
+
+
 def read_table(path: Path, conditions: Iterable[str]) -> pa.Table:
     """A derivation table: its columns as text (days as dates), empty cells NULL, and ROW.
 
     Raises BadTable for what can't be read, for a row that can't be reached as one above it takes all that it fits, and for two rows that
     fit the same values while neither is a case of the other and none above settles which holds.
     """
-    try:
-        rows = list(csv.reader(io.StringIO(path.read_text("utf-8-sig"), newline=""), strict=True))
-    except (OSError, UnicodeDecodeError, csv.Error) as error:
-        raise BadTable(f"'{path}' can't be read: {error}") from error
+    rows = _rows(path)
     header, lines = [name.strip() for name in rows[0]] if rows else [], [row for row in rows[1:] if any(map(str.strip, row))]
     if not lines or len(set(header)) < len(header) or "" in header:
         raise BadTable(f"'{path.name}' needs a header with a name for each column, none twice, and rows")
@@ -104,6 +108,13 @@ def read_table(path: Path, conditions: Iterable[str]) -> pa.Table:
     table = pa.table({**columns, ROW: pa.array(numbers, pa.int64())})
     _check(path, table, known)
     return table
+
+
+def _rows(path: Path) -> list[list[str]]:
+    try:
+        return list(csv.reader(io.StringIO(path.read_text("utf-8-sig"), newline=""), strict=True))
+    except (OSError, UnicodeDecodeError, csv.Error) as error:
+        raise BadTable(f"'{path}' can't be read: {error}") from error
 
 
 def _days(path: Path, numbers: Iterable[int], cells: Iterable[str | None]) -> list[date | None]:

@@ -18,6 +18,8 @@ from typing import Any
 
 import duckdb
 
+from cdc.accounting import composite
+
 _ALLOWED = {"CONSTANT", "COLUMN_REF", "FUNCTION", "OPERATOR", "COMPARISON", "CONJUNCTION", "CASE", "CAST", "BETWEEN", "COLLATE"}
 _REFUSED_WORDS = {
     "SUBQUERY": "a subquery",
@@ -26,7 +28,7 @@ _REFUSED_WORDS = {
     "PARAMETER": "a parameter",
     "LAMBDA": "'->' (write json_extract_string(column, '$.key'))",
 }
-_MACROS = {"nullif", "split_part", "date_add", "md5_number_lower", "md5_number_upper", "exact_json"}
+_MACROS = {"nullif", "split_part", "date_add", "md5_number_lower", "md5_number_upper", "exact_json", *composite.FUNCTIONS}
 _IMPURE = (
     "current_",
     "getvariable",
@@ -61,10 +63,16 @@ class Expression:
     references: frozenset[tuple[str, str]] = frozenset()
 
 
-def parse(connection: duckdb.DuckDBPyConnection, text: str, names: Mapping[str, str] = MappingProxyType({})) -> Expression:
+_NONE: Mapping[str, str] = MappingProxyType({})
+
+
+def parse(
+    connection: duckdb.DuckDBPyConnection, text: str, names: Mapping[str, str] = _NONE, functions: Mapping[str, str] = _NONE
+) -> Expression:
     """Check that a text is one scalar expression of the row, and of what it may read besides. Raises BadExpression.
 
-    `names`: how these are called; in the SQL `customer.region` is the one column `"#3.region"` if it stands for '3'.
+    `names`: how these are called; in the SQL `customer.region` is the one column `"#3.region"` if it stands for '3'. `functions`: those
+    that go by another name in the SQL.
     """
     node = _tree(connection, text)
     columns: set[str] = set()
@@ -79,6 +87,8 @@ def parse(connection: duckdb.DuckDBPyConnection, text: str, names: Mapping[str, 
             columns.add(_column(part, names))
         elif part.get("function_name") in _JSON_TEXT:
             part["children"][0] = _exact(connection, part["children"][0])
+        elif part.get("function_name", "").lower() in functions:
+            part["function_name"] = functions[part["function_name"].lower()]
     return Expression(_render(connection, [node])[0], frozenset(columns), frozenset(references))
 
 

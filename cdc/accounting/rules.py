@@ -7,8 +7,9 @@ with the entry it wants (header, lines, id) or the fault that sends the row to q
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import date
 from decimal import Decimal
 from pathlib import Path
@@ -17,14 +18,16 @@ from typing import NoReturn
 import duckdb
 import pyarrow as pa
 
-from cdc.accounting.derivations import FROM, TO, BadTable, Derivation, read_table
+from cdc.accounting.composite import account_code
+from cdc.accounting.derivations import FROM, ROW, TO, BadTable, Derivation, read_table
+from cdc.accounting.dimensions import Inference, among, inferred, lacking
 from cdc.accounting.expressions import BadExpression, Expression, check_columns, check_exact, did_you_mean, parse, type_of
 from cdc.accounting.lookups import Lookup, Step
 from cdc.accounting.rates import Conversion
 from cdc.accounting.sql import literal, quote
 from cdc.config import BookConfig, LineConfig, RateConfig, RuleConfig
 from cdc.errors import ConfigError, SchemaUnknown
-from cdc.types import NUMBER, TableSchema
+from cdc.types import NUMBER, Account, TableSchema
 
 Found = Lookup | Derivation
 RESERVED = {"#", "#op", "#txn", "#ordinal", "#rid", "#key", "#hash", "#n", "#stamp", "#absent", "#position", "#xid", "#committed_at"}
@@ -46,17 +49,23 @@ LEVELS = {
     "quarantine.unbalanced_currency": 3,
     "quarantine.account": 4,
     "quarantine.period": 4,
+    "quarantine.dimension": 4,
+    "quarantine.account_currency": 4,
 }
 
 
 @dataclass(frozen=True, slots=True)
 class Book:
-    """A book with the codes of its chart; `income`: those of income and expenses."""
+    """A book with the codes of its chart. `income`: those of income and expenses; `codes`: all by the accounts' names; `required`: the
+    accounts that require something of a line; `inferences`: what fills dimensions that lines lack, in order."""
 
     name: str
     config: BookConfig
     accounts: frozenset[str]
     income: frozenset[str] = frozenset()
+    codes: Mapping[str, str] = field(default_factory=dict)
+    required: Mapping[str, Account] = field(default_factory=dict)
+    inferences: tuple[Inference, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -158,6 +167,7 @@ def check_alone(connection: duckdb.DuckDBPyConnection, rules: Iterable[RuleConfi
         for i, line in enumerate(rule.lines):
             if isinstance(line.account, str):
                 compiler.account(f"lines.{i}.account", line)
+                compiler.require(i, line, {*line.dims, *(each.dimension for each in compiler.inferring(line))})
         for key, text in expressions_of(rule):
             try:
                 parse(connection, text, dict.fromkeys(rule.lookup, ""))
@@ -230,6 +240,8 @@ class _Compiler:
         self.found: dict[str, Found] = {}  # by the names the rule has for them
         self.conversions: dict[int, Conversion] = {}  # by line
         self.inputs: dict[str, str] = {}
+        self.dimensions: dict[int, dict[str, str]] = {}  # by line: SQL over `c` for each, also for those that are inferred
+        self.inferred: dict[int, list[tuple[str, str]]] = {}  # by line: dimensions with SQL over `c` for what filled them, or null
 
     def compile(self, until: date | None) -> CompiledRule:
         """The rule; `until` is the day from which its next version holds."""
@@ -332,7 +344,8 @@ class _Compiler:
     def expression(self, key: str, text: str, *kinds: str) -> Expression:
         """A checked expression of one of the given types, or of any type."""
         try:
-            parsed = parse(self.connection, text, {name: str(lookup.number) for name, lookup in self.found.items()})
+            names = {name: str(lookup.number) for name, lookup in self.found.items()}
+            parsed = parse(self.connection, text, names, {"account_code": account_code(self.book.name)})
             check_columns(parsed, [column.name for column in self.schema.columns])
             for name, column in parsed.references:
                 self.read(name, column)
@@ -388,7 +401,8 @@ class _Compiler:
     def line_inputs(self, i: int, line: LineConfig) -> dict[str, str]:
         """What a line needs of the row, by the names `fault` and `line_struct` use."""
         at = f"lines.{i}"
-        inputs = {f"#{at}.account": self.account(f"{at}.account", line)}
+        account = self.account(f"{at}.account", line)
+        inputs = {f"#{at}.account": account}
         for name in ("debit", "credit", "orig_amount", "rate", "quantity"):
             if isinstance(text := getattr(line, name), str):
                 inputs[f"#{at}.{name}"] = self.amount(f"{at}.{name}", text)
@@ -403,9 +417,57 @@ class _Compiler:
         for name in ("currency", "unit"):
             if (text := getattr(line, name)) is not None:
                 inputs[f"#{at}.{name}"] = self.text(f"{at}.{name}", text)
-        for name, text in line.dims.items():
-            inputs[f"#{at}.dims.{name}"] = self.text(f"{at}.dims.{name}", text)
-        return inputs
+        dims = self.dimensions[i] = self.infer(i, line, account)
+        self.require(i, line, dims)
+        return inputs | {f"#{at}.dims.{name}": sql for name, sql in dims.items()}
+
+    def infer(self, i: int, line: LineConfig, account: str) -> dict[str, str]:
+        """SQL for the dimensions of a line: its own, filled and added to by the book's inferences."""
+        dims = {name: self.text(f"lines.{i}.dims.{name}", text) for name, text in line.dims.items()}
+        self.inferred[i] = []
+        for inference in self.inferring(line):
+            given = {name: self.condition(name, account, dims) for name in inference.on}
+            on = tuple((name, sql) for name, sql in given.items() if sql is not None)
+            if len(on) < len(given):
+                continue
+            day, zone, path, table = self.date() if inference.dated else "NULL", self.book.config.time_zone, inference.path, inference.table
+            step = self.lookups.add(lambda number: Derivation(number, zone, path, table, on, day))  # noqa: B023 (called at once)
+            assert isinstance(step, Derivation)
+            self.lookups.read[step.number] |= {inference.dimension, ROW}
+            within = "true" if isinstance(line.account, str) else among(account, inference.accounts)
+            own = dims.get(inference.dimension, "CAST(NULL AS VARCHAR)")
+            dims[inference.dimension], origin = inferred(inference, step, within, own)
+            self.inferred[i].append((inference.dimension, origin))
+        return dims
+
+    def inferring(self, line: LineConfig) -> Iterator[Inference]:
+        """The book's inferences for a line's account, or for what it may be."""
+        return (each for each in self.book.inferences if not isinstance(line.account, str) or line.account in each.accounts)
+
+    def condition(self, name: str, account: str, dims: Mapping[str, str]) -> str | None:
+        """SQL for what an inference compares with, or None if the line has no such thing."""
+        if name in dims or name == "account":
+            return dims.get(name, account)
+        if name.casefold() in (column.name.casefold() for column in self.schema.columns):
+            return quote(name)
+        looked_up, _, column = name.partition(".")
+        if looked_up not in self.found or column.casefold() not in map(str.casefold, self.found[looked_up].readable):
+            return None
+        return self.expression(f"lookup.{looked_up}", f"{quote(looked_up)}.{quote(column)}").sql
+
+    def require(self, i: int, line: LineConfig, dims: Iterable[str]) -> None:
+        """Refuse a line of an account that requires what the line never has. `dims`: those it may have."""
+        asked = self.book.required.get(line.account) if isinstance(line.account, str) else None
+        for name in asked.dims if asked else ():
+            if name not in dims:
+                tables = [each for each in self.inferring(line) if each.dimension == name]
+                by = "".join(f"; '{each.path.name}' infers it by {', '.join(each.on)}" for each in tables)
+                self.refuse(
+                    f"lines.{i}.dims.{name}", f"account '{line.account}' requires the dimension '{name}'{by}, which this line lacks"
+                )
+        written = literal(self.book.config.base_currency) if line.currency is None else line.currency.strip()
+        if asked and asked.currency and re.fullmatch("'[A-Z]{3}'", written) and written != literal(asked.currency):
+            self.refuse(f"lines.{i}.currency", f"account '{line.account}' is kept in {asked.currency}, and this line is in {written[1:-1]}")
 
     def converted(self, i: int, line: LineConfig, inputs: Mapping[str, str]) -> dict[str, str]:
         """Inputs of a line whose amount is in another currency: that amount, its rate, and what it is in the book's."""
@@ -481,10 +543,10 @@ class _Compiler:
 
     def dims(self, i: int, line: LineConfig) -> str:
         """The dimensions as a JSON object, keys sorted; one that is null is left out."""
-        if not line.dims:
+        if not self.dimensions[i]:
             return "'{}'"
         parts = []
-        for name in sorted(line.dims):
+        for name in sorted(self.dimensions[i]):
             parts.append(f"coalesce({literal(', ' + _json_name(name))} || CAST(to_json({_input(i, f'dims.{name}')}) AS VARCHAR), '')")
         return f"'{{' || substr({' || '.join(parts)}, 3) || '}}'"
 
@@ -553,7 +615,16 @@ class _Compiler:
             cases.append(f"WHEN {amount} <> 0 AND {account} NOT IN ({codes}) THEN concat('quarantine.account|line {i + 1}: ', {account})")
         if line.currency is not None:
             cases.append(f"WHEN {amount} <> 0 AND {currency} IS NULL THEN 'quarantine.no_currency|line {i + 1}'")
-        return cases
+            code = f"regexp_full_match({currency}, '[A-Z]{{3}}')"
+            cases.append(f"WHEN {amount} <> 0 AND NOT {code} THEN concat('quarantine.no_currency|line {i + 1}: ', {currency})")
+        return cases + self.lacks(i, line, amount)
+
+    def lacks(self, i: int, line: LineConfig, amount: str) -> list[str]:
+        """The cases of a line without what its account requires."""
+        asking = {code: each for code, each in self.book.required.items() if not isinstance(line.account, str) or code == line.account}
+        currency = literal(self.book.config.base_currency) if line.currency is None else _input(i, "currency")
+        dims = {name: _input(i, f"dims.{name}") for name in self.dimensions[i]}
+        return lacking(asking, f"line {i + 1}", amount, _input(i, "account"), dims, currency)
 
 
 def _side(line: LineConfig) -> str:

@@ -39,7 +39,7 @@ _COLUMNS = {
 # The columns that are shown where the case names none: these always, of the others those that tell something here.
 _ALWAYS = {"entry", "of", "rule", "entry_date", "account", "debit", "credit", "reason", "detail"}
 _OFTEN = {
-    "entries": "entry kind reverses corrects book source_table of rule entry_date voucher_type voucher_key summary account debit credit "
+    "entries": "entry kind reverses book source_table of rule entry_date voucher_type voucher_key summary account debit credit "
     "currency orig_amount rate quantity unit",
     "quarantine": "source_table of book rule reason detail status",
     "live": "entry source_table of book rule",

@@ -197,7 +197,7 @@ CHANGES = "== changes shop.t\n| op | id | total |\n"
 @pytest.mark.parametrize(
     ("text", "code", "line", "words"),
     [
-        ("== change shop.t\n", "section", 1, "table, changes, also, entries, quarantine, live"),
+        ("== change shop.t\n", "section", 1, "table, changes, also, periods, rates, entries, quarantine, live"),
         (f"{CHANGES}c | 1 | 2 |\n", "no_row", 3, "c | 1 | 2 |"),
         (f"{CHANGES}| c | 1 |\n", "cells", 3, "2 cells under 3 columns"),
         ("== table shop (key id)\n| id |\n| BIGINT |\n", "table", 1, "== table shop.orders (key id)"),
