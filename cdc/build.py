@@ -150,7 +150,7 @@ def settle_quarantine(store: DuckDBSink, pipe: Pipeline, action: str, ids: Seque
             "SELECT source, source_table, row_key FROM ledger.quarantine WHERE status = 'open' AND list_contains($1, CAST(id AS VARCHAR))",
             [list(ids)],
         ).fetchall()
-    with _committed(store) as transaction:
+    with committed(store) as transaction:
         transaction.sql(
             "UPDATE ledger.quarantine SET status = $1 WHERE status = 'open' AND list_contains($2, CAST(id AS VARCHAR))",
             ["ignored" if action == "ignore" else "resolved", list(ids)],
@@ -167,7 +167,7 @@ def settle_quarantine(store: DuckDBSink, pipe: Pipeline, action: str, ids: Seque
 def save_status(store: DuckDBSink, name: str, state: str, last_error: dict[str, Any] | None) -> None:
     """Keep what `status` says of a source once the daemon is down."""
     error = json.dumps(last_error, ensure_ascii=False) if last_error else None
-    with _committed(store) as transaction:
+    with committed(store) as transaction:
         transaction.sql("DELETE FROM meta.status WHERE source = $1", [name])
         transaction.sql('INSERT INTO meta.status (source, state, last_error, "at") VALUES ($1, $2, $3, now())', [name, state, error])
 
@@ -184,7 +184,7 @@ def want_snapshot(config: Config, store: DuckDBSink, name: str, tables: Sequence
         if table not in captured:
             raise ConfigError("config.key", path=config.path, key=f"sources.{name}.tables", fault=f"'{table}' is not captured")
     checkpoints = InStore()
-    with _committed(store) as transaction:
+    with committed(store) as transaction:
         known = checkpoints.load(transaction, name).snapshots
         for table in wanted:
             former = known.get(table) or SnapshotProgress(table, 0, "", "wanted", "", 0, 0)
@@ -194,18 +194,18 @@ def want_snapshot(config: Config, store: DuckDBSink, name: str, tables: Sequence
 
 def quarantine(config: Config, action: str, ids: Sequence[str]) -> dict[str, int]:
     """`settle_quarantine` while no daemon runs."""
-    with _offline(config) as (store, pipe):
+    with offline(config) as (store, pipe):
         return settle_quarantine(store, pipe, action, ids)
 
 
 def request_snapshot(config: Config, name: str, tables: Sequence[str]) -> dict[str, list[str]]:
     """`want_snapshot` while no daemon runs."""
-    with _offline(config) as (store, _):
+    with offline(config) as (store, _):
         return want_snapshot(config, store, name, tables)
 
 
 @contextmanager
-def _committed(store: DuckDBSink) -> Iterator[SinkTransaction]:
+def committed(store: DuckDBSink) -> Iterator[SinkTransaction]:
     """A store transaction, committed at the end unless something is raised."""
     transaction = store.begin()
     try:
@@ -216,7 +216,8 @@ def _committed(store: DuckDBSink) -> Iterator[SinkTransaction]:
 
 
 @contextmanager
-def _offline(config: Config) -> Iterator[tuple[DuckDBSink, Pipeline]]:
+def offline(config: Config) -> Iterator[tuple[DuckDBSink, Pipeline]]:
+    """The store and its pipeline while no daemon runs."""
     store = sink(config)
     try:
         pipe = pipeline(config, store)

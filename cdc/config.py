@@ -118,6 +118,26 @@ class InferConfig(Model):
     accounts: list[Annotated[str, Field(min_length=1)]] = Field(default_factory=list)
 
 
+class VouchersConfig(Model):
+    """`[books.<name>.vouchers]`. `types`, where no rule says: all are 记 (`general`), or 收, 付 and 转 by the accounts of cash (`cash`).
+
+    `cash_accounts` by how their codes begin; `summary_rules`: the rules whose vouchers show sums over their entries.
+    """
+
+    types: Literal["general", "cash"] = "general"
+    cash_accounts: list[Annotated[str, Field(min_length=1)]] = Field(default_factory=lambda: ["1001", "1002", "1012"])
+    summary_rules: list[str] = Field(default_factory=list)
+
+
+class RevaluationConfig(Model):
+    """`[books.<name>.revaluation]`: accounts by how their codes begin, where gains and losses go, and the type of the closing rates."""
+
+    accounts: list[Annotated[str, Field(min_length=1)]] = Field(min_length=1)
+    gain: str
+    loss: str
+    type: str = Field("closing", pattern=r"^[^']+$")
+
+
 class BookConfig(Model):
     """`[books.<name>]`. `decimals`: what an amount of the base currency may have at most.
 
@@ -135,6 +155,8 @@ class BookConfig(Model):
     prior_year: str | None = None
     first_period: str | None = Field(None, pattern=PERIOD)
     rates: RatesConfig = RatesConfig()
+    vouchers: VouchersConfig = VouchersConfig()
+    revaluation: RevaluationConfig | None = None
     accounts: dict[str, AccountConfig] = Field(default_factory=dict)
     infer: list[InferConfig] = Field(default_factory=list)
 

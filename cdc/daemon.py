@@ -19,7 +19,7 @@ from concurrent.futures import Future
 from contextlib import ExitStack, suppress
 from typing import TYPE_CHECKING, Any, TypeVar
 
-from cdc import build
+from cdc import bookkeeping, build
 from cdc.config import Config
 from cdc.errors import EXIT_FINE, Action, ConfigError, LedgertailError, SourceError, SourceUnavailable, StoreError, policy
 from cdc.observe import LAST_BATCH, QUARANTINED, Heartbeat, SourceStatus, iso, store_facts
@@ -297,10 +297,15 @@ class Daemon:
         self._stop = threading.Event()
         self._told_to_end = False
         try:
-            self._loop = ApplyLoop(build.pipeline(config, self._sink), self._sink.checkpoint_if_idle)
+            pipeline = build.pipeline(config, self._sink)
+            self._loop = ApplyLoop(pipeline, self._sink.checkpoint_if_idle)
+            bookkeeping.import_rates(config, self._sink, pipeline)
             self._workers = [self._worker(name) for name in config.sources]
             self._server = build.server(
-                config, self._sink, {"status": self._status, "quarantine": self._quarantine, "snapshot": self._snapshot}
+                config,
+                self._sink,
+                {"status": self._status, "quarantine": self._quarantine, "snapshot": self._snapshot}
+                | dict.fromkeys(bookkeeping.ACTIONS, self._books),
             )
             publisher = build.publisher(config, self._sink)
             self._publishing = Publishing(publisher, config, self._stop) if publisher else None
@@ -386,6 +391,10 @@ class Daemon:
     def _quarantine(self, request: dict[str, Any]) -> object:
         action, ids = str(request["action"]), [str(item) for item in request["ids"]]
         return self._loop.call(lambda pipeline: build.settle_quarantine(self._sink, pipeline, action, ids))
+
+    def _books(self, request: dict[str, Any]) -> object:
+        action = bookkeeping.ACTIONS[str(request["do"])]
+        return self._loop.call(lambda pipeline: action(self._config, self._sink, pipeline, request))
 
     def _snapshot(self, request: dict[str, Any]) -> object:
         """Tables are marked as wanted; their source's worker begins again and copies them."""

@@ -21,6 +21,7 @@ from datetime import UTC, datetime
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from cdc.accounting import revaluation
 from cdc.accounting.accountant import Accountant
 from cdc.accounting.complete import Completer
 from cdc.accounting.deferred import Deferred
@@ -397,6 +398,21 @@ class Pipeline:
             return self._convert_anew(transaction, source, one, others[0])
 
         return self._by_hand(sources, "rates", anew, put)
+
+    def revalue(self, book: str, period: str, balances: pa.Table, summary: str) -> int:
+        """Post what balances gained or lost by a period's closing rates. How many balances there are. Raises StoreError."""
+        transaction, now = self._sink.begin(), datetime.now(UTC)
+        try:
+            self._refer(transaction)
+            one = {"position": "", "txn": f"revaluation:{now.isoformat()}", "committed_at": now}
+            former = transaction.live(revaluation.SCHEMA, None)
+            transactions = pa.Table.from_pylist([one], schema=TRANSACTIONS)
+            transaction.apply(self._accountant.revalue(book, period, balances, transactions, former, summary))
+            transaction.apply(BatchLog(revaluation.SCHEMA.source, "", "", 0, balances.num_rows, now, now))
+            transaction.commit()
+        finally:
+            transaction.rollback()
+        return int(balances.num_rows)
 
     def _by_hand(
         self,

@@ -23,6 +23,7 @@ import duckdb
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from cdc.accounting import revaluation
 from cdc.accounting.composite import called, install
 from cdc.accounting.corrections import CHANGE, ENDED_BY_STEPS, HEADER, PLAIN, POSTING, STEPS, set_periods, set_policies
 from cdc.accounting.lookups import MirrorOf, States
@@ -30,6 +31,7 @@ from cdc.accounting.rates import changed, keep_rates, rates_of
 from cdc.accounting.rules import LEVELS, Book, CompiledRule, Program, check_alone, compile_rules, expressions_of, keyed, row_hash, row_key
 from cdc.accounting.sql import literal, memory_database, quote, trying
 from cdc.config import RateConfig, RuleConfig
+from cdc.errors import StoreError
 from cdc.types import (
     DELETE,
     ENDED,
@@ -84,6 +86,7 @@ class Accountant:
         self._db = memory_database()
         self._db.register("no_live", LIVE.empty_table())
         set_policies(self._db, books.values())
+        self._states: dict[tuple[str, str], str] = {}
         self._moves = set_periods(self._db, {})
         self.rate_tables = frozenset(table for book in books.values() if (table := book.config.rates.table) is not None)
         self._rates: pa.Table | None = None
@@ -133,6 +136,7 @@ class Accountant:
 
     def set_periods(self, states: Mapping[tuple[str, str], str]) -> None:
         """The periods that are not open: `closed` or `soft` by book and period."""
+        self._states = dict(states)
         self._moves = set_periods(self._db, states)
 
     def asks(self, schema: TableSchema) -> bool:
@@ -229,6 +233,43 @@ class Accountant:
             return self._post(schema, (), True)
         finally:
             for name in ("former", "present", "txns"):
+                db.unregister(name)
+
+    def revalue(self, book: str, period: str, balances: pa.Table, transactions: pa.Table, former: pa.Table, summary: str) -> Postings:
+        """Postings, by the one transaction given, that bring balances (`revaluation.balances`) to what they are worth at a period's end.
+
+        `former`: the live entries (LIVE) of earlier revaluations. Raises StoreError where a rate is missing.
+        """
+        db, config = self._db, self._books[book].config
+        states = self._states
+        self.set_periods({})  # a soft-closed one still takes it
+        for name, table in (("balances", balances), ("txns", transactions), ("former", former)):
+            db.register(name, table)
+        try:
+            db.execute(f"CREATE OR REPLACE TEMP TABLE worth AS {revaluation.worth(book, config, period)}")
+            missing = db.execute("SELECT DISTINCT currency, CAST(day AS VARCHAR) FROM worth WHERE rate IS NULL ORDER BY 1").fetchall()
+            if missing:
+                kind = config.revaluation.type if config.revaluation else ""
+                raise StoreError("books.no_rate", book=book, kind=kind, missing=", ".join(f"{name} {day}" for name, day in missing))
+            own = f"SELECT * FROM former WHERE book = {literal(book)} AND strftime(doc_date, '%Y-%m') = {literal(period)}"
+            db.execute(f"CREATE OR REPLACE TEMP TABLE live AS {own}")
+            keys = f'SELECT *, {row_key(revaluation.SCHEMA)} AS "#key" FROM worth'
+            gone = "SELECT DISTINCT book, row_key FROM live"
+            db.execute(
+                f"""CREATE OR REPLACE TEMP TABLE c AS SELECT k.*, row_number() OVER () AS "#rid", CAST(NULL AS BIGINT) AS "#ordinal",
+                'r' AS "#op", {row_hash(revaluation.SCHEMA)} AS "#hash", t.position AS "#position", t.txn AS "#xid",
+                t.committed_at AS "#committed_at"
+                FROM ({keys} UNION ALL BY NAME
+                    SELECT book, row_key AS "#key", 0 AS gained FROM ({gone}) g
+                    WHERE row_key NOT IN (SELECT "#key" FROM ({keys}))) k, txns t"""
+            )
+            db.execute('CREATE OR REPLACE TEMP TABLE known AS SELECT DISTINCT "#hash", "#key" FROM c')
+            db.execute(_NOTHING_WANTED)
+            db.execute(f"INSERT INTO wanted BY NAME {revaluation.wanted(config, summary)}")
+            return self._post(revaluation.SCHEMA, (), True)
+        finally:
+            self.set_periods(states)
+            for name in ("balances", "txns", "former"):
                 db.unregister(name)
 
     def _stand(self, schema: TableSchema, rules: tuple[CompiledRule, ...], live: LiveLookup) -> bool:

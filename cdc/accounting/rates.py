@@ -6,8 +6,14 @@ for is taken, if it is not too old. Of the same day there may be only one.
 
 from __future__ import annotations
 
+import csv
+import io
+import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
+from datetime import date
+from decimal import Decimal, InvalidOperation
+from pathlib import Path
 
 import duckdb
 import pyarrow as pa
@@ -55,6 +61,30 @@ class Conversion(Step):
                     THEN concat({literal(self.rate_type + ": ")}, f."#currency", ' ', CAST(f."#day" AS VARCHAR)) END AS {quote(self.fault)}
                 FROM c LEFT JOIN f ON f."#currency" IS NOT DISTINCT FROM {currency} AND f."#day" IS NOT DISTINCT FROM {day}""",
         )
+
+
+def read_rates(book: str, path: Path) -> list[list[str]]:
+    """The rates of a CSV with the columns currency, rate_date, rate, and rate_type if it is not `spot`, as a request carries them.
+
+    Raises ConfigError for one that can't be read.
+    """
+    try:
+        rows = list(csv.DictReader(io.StringIO(path.read_text("utf-8-sig"), newline="")))
+    except (OSError, UnicodeDecodeError, csv.Error) as error:
+        raise ConfigError("rules.rates_file", book=book, path=path, line=1, fault=error) from error
+    found: dict[tuple[str, str, date], list[str]] = {}
+    for number, row in enumerate(rows, 2):
+        try:
+            currency, kind = row["currency"].strip(), (row.get("rate_type") or "spot").strip()
+            day, rate = date.fromisoformat(row["rate_date"].strip()), Decimal(row["rate"].strip())
+            if not re.fullmatch("[A-Z]{3}", currency) or not rate.is_finite() or rate <= 0 or rate != round(rate, 12):
+                raise ValueError(", ".join(f"{name} {value}" for name, value in row.items()))
+        except (KeyError, AttributeError, ValueError, InvalidOperation) as error:
+            raise ConfigError("rules.rates_file", book=book, path=path, line=number, fault=repr(error)) from error
+        if (currency, kind, day) in found:
+            raise ConfigError("rules.rates_file", book=book, path=path, line=number, fault=f"{currency} {kind} {day} is there twice")
+        found[currency, kind, day] = [currency, kind, day.isoformat(), f"{rate:f}"]
+    return list(found.values())
 
 
 def rates_of(connection: duckdb.DuckDBPyConnection, book: str, config: RatesConfig, schema: TableSchema, rows: pa.Table) -> pa.Table:

@@ -16,7 +16,23 @@ from cdc.texts import text
 
 F = TypeVar("F", bound=Callable[..., Any])
 
-COMMANDS = ("init", "check", "rules", "run", "status", "query", "report", "crosswalk", "quarantine", "snapshot", "demo")
+COMMANDS = (
+    "init",
+    "check",
+    "rules",
+    "run",
+    "status",
+    "query",
+    "explain",
+    "report",
+    "crosswalk",
+    "period",
+    "voucher",
+    "rates",
+    "quarantine",
+    "snapshot",
+    "demo",
+)
 
 
 class Commands(click.Group):

@@ -43,6 +43,22 @@ CREATE TABLE IF NOT EXISTS ledger.accounts (
 CREATE TABLE IF NOT EXISTS ledger.periods (book VARCHAR NOT NULL, period VARCHAR NOT NULL, state VARCHAR NOT NULL);
 CREATE TABLE IF NOT EXISTS ledger.rates (
     book VARCHAR NOT NULL, currency VARCHAR NOT NULL, rate_type VARCHAR NOT NULL, rate_date DATE NOT NULL, rate DECIMAL(38,12) NOT NULL);
+CREATE TABLE IF NOT EXISTS ledger.period_log (
+    book VARCHAR NOT NULL, period VARCHAR NOT NULL, state VARCHAR NOT NULL, "by" VARCHAR NOT NULL, "at" TIMESTAMPTZ NOT NULL);
+CREATE TABLE IF NOT EXISTS ledger.vouchers (
+    voucher_id UUID NOT NULL, book VARCHAR NOT NULL, period VARCHAR NOT NULL, voucher_type VARCHAR NOT NULL, number BIGINT,
+    voucher_key VARCHAR, voucher_date DATE NOT NULL, summary VARCHAR, attachments INTEGER NOT NULL, documents INTEGER NOT NULL,
+    entries INTEGER NOT NULL, summed BOOLEAN NOT NULL, sealed_at TIMESTAMPTZ NOT NULL);
+CREATE TABLE IF NOT EXISTS ledger.voucher_entries (voucher_id UUID NOT NULL, entry_id UUID NOT NULL);
+CREATE OR REPLACE VIEW ledger.voucher_lines AS
+    SELECT v.voucher_id, v.book, v.period, v.voucher_type, v.number, CASE WHEN v.summed THEN v.summary ELSE e.summary END AS summary,
+        l.account, CAST(l.dims AS VARCHAR) AS dims, l.currency, sum(l.debit) AS debit, sum(l.credit) AS credit,
+        sum(l.orig_amount) AS orig_amount, list(DISTINCT l.entry_id) AS entries
+    FROM ledger.vouchers v JOIN ledger.voucher_entries m USING (voucher_id) JOIN ledger.entries e USING (entry_id)
+    JOIN ledger.lines l USING (entry_id)
+    GROUP BY v.voucher_id, v.book, v.period, v.voucher_type, v.number, CASE WHEN v.summed THEN v.summary ELSE e.summary END, l.account,
+        CAST(l.dims AS VARCHAR), l.currency, l.debit IS NULL
+    HAVING coalesce(sum(l.debit), 0) <> 0 OR coalesce(sum(l.credit), 0) <> 0 OR sum(l.orig_amount) <> 0;
 CREATE TABLE IF NOT EXISTS ledger.quarantine (
     id UUID NOT NULL, source VARCHAR NOT NULL, source_table VARCHAR NOT NULL, row_key VARCHAR, position VARCHAR, level INTEGER NOT NULL,
     reason VARCHAR NOT NULL, detail VARCHAR, payload VARCHAR, status VARCHAR NOT NULL, first_seen TIMESTAMPTZ NOT NULL,

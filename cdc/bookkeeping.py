@@ -1,0 +1,152 @@
+"""What people do to the books, besides what sources tell: close periods, put in rates, seal vouchers, revalue.
+
+Each is asked for by a request (`do`, and what it needs) and done on the apply thread, between two store transactions; by the daemon if it
+runs, else by the command itself.
+"""
+
+from __future__ import annotations
+
+import getpass
+import os
+from collections.abc import Callable, Mapping
+from datetime import date
+from decimal import Decimal
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import pyarrow as pa
+
+from cdc import build
+from cdc.accounting import revaluation, vouchers
+from cdc.accounting.rates import RATES, read_rates
+from cdc.config import BookConfig, Config, load
+from cdc.errors import StoreError
+from cdc.paths import places
+from cdc.pipeline import Pipeline
+from cdc.texts import text
+
+if TYPE_CHECKING:
+    from sinks.duckdb import DuckDBSink
+
+OPEN, SOFT, CLOSED = "open", "soft", "closed"
+Request = Mapping[str, Any]
+_TELLING = """SELECT DISTINCT period FROM ledger.entries WHERE book = $1 AND period {0} $2
+    AND period NOT IN (SELECT period FROM ledger.periods WHERE book = $1 AND state = 'closed') ORDER BY period LIMIT 1"""
+
+
+def set_period(config: Config, store: DuckDBSink, pipeline: Pipeline, request: Request) -> dict[str, Any]:
+    """Close a period (its vouchers are sealed first), or open it again; in the order of time. Raises StoreError."""
+    name, book = _book(config, request)
+    period, state = str(request["period"]), str(request["state"])
+    sealed = 0
+    with store.reader() as reader:
+        if state == CLOSED:
+            earlier = reader.execute(_TELLING.format("<"), [name, period]).fetchone()
+            if earlier is not None:
+                raise StoreError("books.earlier_open", book=name, period=period, other=earlier[0])
+        later = "SELECT min(period) FROM ledger.periods WHERE book = $1 AND period > $2 AND state = 'closed'"
+        closed = reader.execute(later, [name, period]).fetchone()
+        if state != CLOSED and closed is not None and closed[0] is not None:
+            raise StoreError("books.later_closed", book=name, period=period, other=closed[0])
+    if state == CLOSED:
+        sealed = _seal(store, name, book, period)
+    pipeline.set_period(name, period, state)
+    with build.committed(store) as transaction:
+        transaction.sql(
+            'INSERT INTO ledger.period_log (book, period, state, "by", "at") VALUES ($1, $2, $3, $4, now())',
+            [name, period, state, str(request.get("by", ""))],
+        )
+    return {"book": name, "period": period, "state": state, "sealed": sealed}
+
+
+def seal(config: Config, store: DuckDBSink, _: Pipeline, request: Request) -> dict[str, Any]:
+    """Seal the vouchers of a period's entries that are in none yet."""
+    name, book = _book(config, request)
+    return {"book": name, "period": str(request["period"]), "sealed": _seal(store, name, book, str(request["period"]))}
+
+
+def put_rates(config: Config, store: DuckDBSink, pipeline: Pipeline, request: Request) -> dict[str, Any]:
+    """Add rates to those a book keeps in the store, in place of those of the same day; what they change is posted anew."""
+    name, book = _book(config, request)
+    if book.rates.table is not None:
+        raise StoreError("books.rates_elsewhere", book=name, table=book.rates.table)
+    given = [(str(currency), str(kind), date.fromisoformat(day), Decimal(rate)) for currency, kind, day, rate in request["rates"]]
+    with build.committed(store) as transaction:
+        kept = [row for row in transaction.reference("rates").to_pylist() if row["book"] == name]
+    rates = {} if request.get("replace") else {(row["currency"], row["rate_type"], row["rate_date"]): row["rate"] for row in kept}
+    before = dict(rates)
+    rates |= {(currency, kind, day): rate for currency, kind, day, rate in given}
+    if request.get("replace") and {(r["currency"], r["rate_type"], r["rate_date"]): r["rate"] for r in kept} == rates:
+        return {"book": name, "rates": 0, "rows": 0}
+    changed = sum(before.get(key) != rate for key, rate in rates.items())
+    rows = [{"book": name, "currency": c, "rate_type": t, "rate_date": d, "rate": rate} for (c, t, d), rate in sorted(rates.items())]
+    anew = pipeline.set_rates(list(config.sources), name, pa.Table.from_pylist(rows, RATES))
+    return {"book": name, "rates": changed, "rows": anew}
+
+
+def revalue(config: Config, store: DuckDBSink, pipeline: Pipeline, request: Request) -> dict[str, Any]:
+    """Bring balances in other currencies to what they are worth by a period's closing rates; what it posted before is corrected."""
+    name, book = _book(config, request)
+    period = str(request["period"])
+    with store.reader() as reader:
+        states = reader.execute("SELECT state FROM ledger.periods WHERE book = $1 AND period = $2", [name, period]).fetchone()
+        if states is not None and states[0] == CLOSED:
+            raise StoreError("books.closed", book=name, period=period)
+        if book.revaluation is None:
+            raise StoreError("books.no_revaluation", book=name)
+        balances = reader.execute(revaluation.balances(name, book, period)).to_arrow_table()
+    return {"book": name, "period": period, "lines": pipeline.revalue(name, period, balances, text("books.revaluation"))}
+
+
+ACTIONS: dict[str, Callable[[Config, DuckDBSink, Pipeline, Request], dict[str, Any]]] = {
+    "period": set_period,
+    "seal": seal,
+    "rates": put_rates,
+    "revalue": revalue,
+}
+
+
+def ask(path: str | Path | None, request: dict[str, Any]) -> dict[str, Any]:
+    """Have a request done, by the daemon if it runs. Raises LedgertailError."""
+    from cdc.serving.client import Down
+    from cdc.serving.client import ask as ask_daemon
+
+    request = {**request, "by": _user()}
+    try:
+        return dict(ask_daemon(places(path).socket, request))
+    except Down:
+        config = load(path)
+        with build.offline(config) as (store, pipeline):
+            return ACTIONS[request["do"]](config, store, pipeline, request)
+
+
+def _user() -> str:
+    """Who asks."""
+    try:
+        return getpass.getuser()
+    except (KeyError, OSError):  # a user without a name
+        return str(os.getuid())
+
+
+def import_rates(config: Config, store: DuckDBSink, pipeline: Pipeline) -> None:
+    """Take over the rates of every book's CSV as they are now. Raises ConfigError for one that can't be read."""
+    for name, book in config.books.items():
+        if book.rates.csv is not None:
+            rows = read_rates(name, config.path.parent / book.rates.csv)
+            put_rates(config, store, pipeline, {"book": name, "rates": rows, "replace": True})
+
+
+def _book(config: Config, request: Request) -> tuple[str, BookConfig]:
+    name = str(request["book"])
+    if name not in config.books:
+        raise StoreError("books.unknown", book=name, known=", ".join(config.books))
+    return name, config.books[name]
+
+
+def _seal(store: DuckDBSink, name: str, book: BookConfig, period: str) -> int:
+    with build.committed(store) as transaction:
+        for statement in vouchers.SEAL.format(vouchers=vouchers.seal(name, book.vouchers, period)).split(";\n"):
+            transaction.sql(statement)
+        count = transaction.sql("SELECT count(*) FROM sealed")[0][0]
+        transaction.sql("DROP TABLE sealed")
+    return int(count)
