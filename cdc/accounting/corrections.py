@@ -209,11 +209,11 @@ WITH unplaced AS (
 ), posted AS (
     SELECT x.*, coalesce(d.moved, x.doc_date) AS entry_date FROM unplaced x {_PLACE.format("x.doc_date", "x.follows")}
 ), before AS (
-    SELECT entry_id, {HEADER}, entry_date, book, rule, row_key AS "#key", lines, 0 AS run FROM live
+    SELECT entry_id, {HEADER}, entry_date, book, rule, row_key AS "#key", lines, 0 AS run, correction FROM live
     UNION ALL
-    SELECT entry_id, {HEADER}, entry_date, book, rule, "#key", lines, run FROM posted
+    SELECT entry_id, {HEADER}, entry_date, book, rule, "#key", lines, run, correction FROM posted
 ), reversed AS (
-    SELECT 'reverse' AS kind, b.entry_id AS reverses, {HEADER}, b.entry_date, b.book, b.rule, w.* EXCLUDE (book, rule), b.lines
+    SELECT 'reverse' AS kind, b.entry_id AS reverses, {HEADER}, b.entry_date, b.book, b.rule, w.* EXCLUDE (book, rule), b.lines, b.correction
     FROM steps s JOIN before b ON b.book = s.book AND b.rule = s.rule AND b."#key" = s."#key" AND b.run = s.run - 1
     JOIN (SELECT book, rule, {CHANGE} FROM wanted) w ON w."#rid" = s."#rid" AND w.book = s.book AND w.rule = s.rule
     WHERE NOT s.delta
@@ -227,7 +227,7 @@ WITH unplaced AS (
 SELECT x.* EXCLUDE (lines, want), {_PERIOD.format("x.entry_date")} AS period, coalesce(p.swapped, false) OR {_BELONGS} AS blue,
     {_lines("x.lines", account=_ACCOUNT, **_RED)} AS lines,
     CASE WHEN x.correction > 0 OR {_BELONGS} THEN x.want END AS content
-FROM entries x LEFT JOIN policy p USING (book)"""
+FROM entries x LEFT JOIN policy p USING (book) ORDER BY "#rid", x.book, x.rule, x.kind <> 'reverse', x.correction"""
 
 # Of rows that nobody has seen before, while all periods are open: each is posted as it is.
 PLAIN = f"""SELECT 'post' AS kind, entry_id, NULL::VARCHAR AS reverses, NULL::VARCHAR AS corrects, {HEADER}, doc_date AS entry_date,

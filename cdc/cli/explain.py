@@ -78,13 +78,14 @@ def _asked(what: tuple[str, ...]) -> tuple[str, str]:
     if len(what) == 1 and _ENTRY.fullmatch(what[0].lower()):
         return f"starts_with(CAST(e.entry_id AS VARCHAR), {literal(what[0].lower())})", ""
     if len(what) == 2 and "." in what[0]:
-        table, key = what
-        if key.startswith("{"):
-            one = f"row_key = {literal(key)}"
-        else:  # the value of a key of one column
-            one = f"json_extract_string(row_key, '$.*')[1] = {literal(key)} AND len(json_keys(row_key)) = 1"
-        return f"e.source_table = {literal(table)} AND e.{one}", f"source_table = {literal(table)} AND {one}"
+        return _of_row("e.", *what), _of_row("", *what)
     raise click.UsageError(text("cli.explain.usage"))
+
+
+def _of_row(relation: str, table: str, key: str) -> str:
+    """SQL for a row, by its key as JSON, or by the value of a key of one column."""
+    one = f"json_extract_string({relation}row_key, '$.*')[1] = {literal(key)} AND len(json_keys({relation}row_key)) = 1"
+    return f"{relation}source_table = {literal(table)} AND " + (f"{relation}row_key = {literal(key)}" if key.startswith("{") else one)
 
 
 def _line(line: dict[str, Any]) -> dict[str, Any]:

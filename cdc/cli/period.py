@@ -28,7 +28,7 @@ def list_periods(book: str | None, kind: str, output: Path | None) -> None:
     check_output(kind, output)
     name, _ = chosen(book)
     sql = f"""SELECT period, coalesce(p.state, 'open') AS state, coalesce(e.entries, 0) AS entries, coalesce(v.vouchers, 0) AS vouchers,
-            coalesce(e.entries, 0) - coalesce(v.sealed, 0) AS unsealed
+            CAST(coalesce(e.entries, 0) - coalesce(v.sealed, 0) AS BIGINT) AS unsealed
         FROM (SELECT period, count(*) AS entries FROM ledger.entries WHERE book = {literal(name)} GROUP BY period) e
         FULL JOIN (SELECT period, state FROM ledger.periods WHERE book = {literal(name)}) p USING (period)
         LEFT JOIN (SELECT period, count(number) AS vouchers, sum(entries) AS sealed FROM ledger.vouchers

@@ -34,7 +34,7 @@ def seal(period: str, book: str | None) -> None:
 def list_vouchers(period: str, book: str | None, kind: str, output: Path | None) -> None:
     name, config = chosen(book)
     _write(
-        f"""SELECT voucher_type, number, voucher_date, voucher_key, v.summary, attachments, documents, v.entries,
+        f"""SELECT v.voucher_type, v.number, voucher_date, v.voucher_key, v.summary, attachments, documents, v.entries,
             CAST(coalesce(sum(debit), 0) AS DECIMAL(38,{config.decimals})) AS total
         FROM ledger.vouchers v JOIN ledger.voucher_lines l USING (voucher_id)
         WHERE v.book = {literal(name)} AND v.period = {literal(period)} AND v.number IS NOT NULL GROUP BY ALL ORDER BY ALL""",
