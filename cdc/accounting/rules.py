@@ -7,7 +7,7 @@ with the entry it wants (header, lines, id) or the fault that sends the row to q
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import date
 from decimal import Decimal
@@ -17,23 +17,36 @@ from typing import NoReturn
 import duckdb
 import pyarrow as pa
 
+from cdc.accounting.arrays import Array, Elements
 from cdc.accounting.derivations import FROM, TO, BadTable, Derivation, read_table
-from cdc.accounting.expressions import BadExpression, Expression, check_columns, check_exact, did_you_mean, parse, type_of
-from cdc.accounting.lookups import Lookup
+from cdc.accounting.expressions import (
+    INTEGERS,
+    BadExpression,
+    Expression,
+    check_columns,
+    check_exact,
+    check_rounded,
+    did_you_mean,
+    parse,
+    type_of,
+)
+from cdc.accounting.lookups import CHANGES, Lookup
 from cdc.accounting.sql import literal, quote
 from cdc.config import BookConfig, LineConfig, RuleConfig
 from cdc.errors import ConfigError, SchemaUnknown
 from cdc.types import NUMBER, TableSchema
 
 RESERVED = {"#", "#op", "#txn", "#ordinal", "#rid", "#key", "#hash", "#n", "#stamp", "#absent", "#position", "#xid", "#committed_at"}
-_INTEGERS = {"TINYINT", "SMALLINT", "INTEGER", "BIGINT", "HUGEINT", "UTINYINT", "USMALLINT", "UINTEGER", "UBIGINT", "UHUGEINT"}
-_JSON_NUMBERS = _INTEGERS | {"BOOLEAN"}
+_JSON_NUMBERS = INTEGERS | {"BOOLEAN"}
 AMOUNT_SCALE, RATE_SCALE = 6, 12
+
+Found = Lookup | Derivation | Array
 
 # Faults a row can have, by quarantine level: 2 the rule gives no usable value, 3 the entry is not sound, 4 the book does not take it.
 LEVELS = {
     "quarantine.expression": 2,
     "quarantine.lookup": 2,
+    "quarantine.array": 2,
     "quarantine.no_date": 2,
     "quarantine.no_amount": 2,
     "quarantine.no_account": 2,
@@ -57,7 +70,7 @@ class Book:
 class Program:
     """What is done with a table's changes: the steps that look something up, in order, each with the columns that are read; the rules."""
 
-    steps: tuple[tuple[Lookup | Derivation, tuple[str, ...]], ...]
+    steps: tuple[tuple[Found, tuple[str, ...]], ...]
     rules: tuple[CompiledRule, ...]
 
 
@@ -154,7 +167,7 @@ def check_alone(connection: duckdb.DuckDBPyConnection, rules: Iterable[RuleConfi
                 compiler.account(f"lines.{i}.account", line)
         for key, text in expressions_of(rule):
             try:
-                parse(connection, text, dict.fromkeys(rule.lookup, ""))
+                parse(connection, text, dict.fromkeys([*rule.lookup, *rule.each], ""), rule.each)
             except BadExpression as error:
                 compiler.refuse(key, error)
 
@@ -167,7 +180,7 @@ class _Lookups:
 
     def __init__(self, connection: duckdb.DuckDBPyConnection, schema: TableSchema, others: Mapping[str, TableSchema]) -> None:
         self._connection, self._row, self.others = connection, schema.arrow(), others
-        self.made: list[Lookup | Derivation] = []
+        self.made: list[Found] = []
         self.read: dict[int, set[str]] = {}
         self._tables: dict[tuple[Path, tuple[str, ...]], pa.Table] = {}
 
@@ -181,7 +194,7 @@ class _Lookups:
             self._tables[path, conditions] = read_table(path, conditions)
         return self._tables[path, conditions]
 
-    def add(self, make: Callable[[int], Lookup | Derivation]) -> Lookup | Derivation:
+    def add(self, make: Callable[[int], Found]) -> Found:
         """The step that is made with a number, or one that is there already and does the same."""
         for known in self.made:
             if known == make(known.number):
@@ -198,6 +211,8 @@ class _Lookups:
 
 def expressions_of(rule: RuleConfig) -> Iterator[tuple[str, str]]:
     """Every expression of a rule with its key."""
+    for name, text in rule.each.items():
+        yield f"each.{name}", text
     for name, lookup in rule.lookup.items():
         for column, text in lookup.on.items():
             yield f"lookup.{name}.on.{column}", text
@@ -207,7 +222,7 @@ def expressions_of(rule: RuleConfig) -> Iterator[tuple[str, str]]:
     for i, line in enumerate(rule.lines):
         if isinstance(line.account, dict):
             yield f"lines.{i}.account", line.account["expr"]
-        for key in ("when", "debit", "credit", "currency", "orig_amount", "rate", "quantity", "unit"):
+        for key in ("when", "debit", "credit", "by", "currency", "orig_amount", "rate", "quantity", "unit"):
             if text := getattr(line, key):
                 yield f"lines.{i}.{key}", text
         for name, text in line.dims.items():
@@ -219,30 +234,36 @@ class _Compiler:
 
     def __init__(self, connection: duckdb.DuckDBPyConnection, rule: RuleConfig, schema: TableSchema, book: Book, lookups: _Lookups) -> None:
         self.connection, self.rule, self.schema, self.book, self.lookups = connection, rule, schema, book, lookups
-        self.found: dict[str, Lookup | Derivation] = {}  # by the names the rule has for them
+        self.found: dict[str, Found] = {}  # by the names the rule has for them
+        self.relations: Collection[str] = (CHANGES,)  # what expressions may read
 
     def compile(self, until: date | None) -> CompiledRule:
         """The rule; `until` is the day from which its next version holds."""
         rule = self.rule
+        for name in rule.each:
+            self.found[name] = self.array(name)
         for name in rule.lookup:
+            self.relations = [CHANGES, *(step.relation for step in self.found.values())]
             self.found[name] = self.lookup(name)
+        self.relations = [CHANGES]
         inputs = {"#date": self.date()}
         applies = self.applies(inputs["#date"], until)
         for name, text in (("voucher_key", rule.voucher_key), ("voucher_type", rule.voucher_type), ("summary", rule.summary)):
             inputs[f"#{name}"] = self.text(name, text)
-        for i, line in enumerate(rule.lines):
+        for i, line in self.lines(None):
             inputs |= self.line_inputs(i, line)
         values = ", ".join(f"{sql} AS {quote(name)}" for name, sql in inputs.items())
         row = '"#rid", "#ordinal", "#op", "#hash", "#key", "#position", "#xid", "#committed_at"'
         where = f"""FROM c WHERE "#op" <> 'd' AND {applies}"""
         header = """"#voucher_key" AS voucher_key, "#voucher_type" AS voucher_type, "#date" AS entry_date,
             CASE WHEN isfinite("#date") THEN strftime("#date", '%Y-%m') END AS period, "#summary" AS summary"""
-        lines = "[" + ", ".join(self.line_struct(i, line) for i, line in enumerate(rule.lines)) + "]"
+        elements = [self.elements(name, applies) for name in self.arrays]
+        lines = self.all_lines()
         entry_id = f"""concat_ws('|', 'post', {literal(rule.book)}, {literal(rule.name)}, {literal(self.schema.name)},
             "#key", "#position", "#xid", "#ordinal")"""
         shaped = f"""SELECT {row}, {header}, {self.fault()} AS fault,
             list_filter({lines}, lambda l: coalesce(l.debit, l.credit, 0) <> 0) AS lines
-            FROM (SELECT {row}{self.misses()}, {values} {where})"""
+            FROM (SELECT {row}{self.misses()}, {values} {where}){_joined(each.gathered() for each in elements)}"""
         return CompiledRule(
             rule.name,
             rule.book,
@@ -250,10 +271,88 @@ class _Compiler:
             self.book.config.time_zone,
             wanted=f"""SELECT {literal(rule.book)} AS book, {literal(rule.name)} AS rule, {rule.version} AS rule_version, *,
             CAST(md5({entry_id}) AS UUID)::VARCHAR AS entry_id FROM ({shaped}) WHERE fault IS NOT NULL OR len(lines) > 0""",
-            failing=self.failing(applies, inputs, lines),
+            failing=self.failing(applies, inputs, lines, elements),
         )
 
-    def lookup(self, name: str) -> Lookup | Derivation:
+    def array(self, name: str) -> Array:
+        """An array whose elements a rule knows by a name."""
+        key, text = f"each.{name}", self.rule.each[name]
+        array = self.expression(key, text)
+        try:
+            check_exact(self.connection, array, "rule_row")
+            kind = type_of(self.connection, array, "rule_row")
+        except BadExpression as error:
+            self.refuse(key, error)
+        if kind != "VARCHAR" and not kind.endswith("[]"):
+            self.refuse(key, f"'{text}' is a {kind}; an array is JSON text or a list")
+        text = array.sql if kind == "VARCHAR" else f"CAST(to_json({array.sql}) AS VARCHAR)"
+        step = self.lookups.add(lambda number: Array(number, self.book.config.time_zone, CHANGES, text))
+        assert isinstance(step, Array)
+        return step
+
+    def elements(self, name: str, applies: str) -> Elements:
+        """The lines for each element of an array."""
+        array = self.found[name]
+        assert isinstance(array, Array)
+        for i, line in self.lines(name):
+            if line.by is not None:
+                self.amount(f"lines.{i}.{_side(line)}", getattr(line, _side(line)))  # of the row alone
+        self.relations = [CHANGES, array.relation]
+        inputs, weights, parts, faults = dict[str, str](), [], dict[str, str](), self.lookup_faults(array.relation)
+        for i, line in self.lines(name):
+            inputs |= self.line_inputs(i, line)
+            faults += self.line_faults(i, line)
+            if line.by is not None:
+                weights.append(f"#lines.{i}.by")
+                parts[f"#lines.{i}.by.part"] = self.part(i, line)
+        self.relations = [CHANGES]
+        sums: dict[str, str] = {}
+        for side in ("debit", "credit"):
+            amounts = [
+                f"CAST({self.worth(i, line)} AS DECIMAL(30,{self.book.config.decimals}))"
+                for i, line in self.lines(name)
+                if getattr(line, side) is not None
+            ]
+            if amounts:
+                sums[side] = " + ".join(amounts)
+        return Elements(
+            name,
+            array,
+            applies,
+            self.misses(array.relation),
+            inputs,
+            tuple(weights),
+            parts,
+            f"CASE {' '.join(faults)} END",
+            {i: self.line_struct(i, line) for i, line in self.lines(name)},
+            sums,
+        )
+
+    def part(self, i: int, line: LineConfig) -> str:
+        """SQL for an element's part of an amount: what the elements up to it have of it together, without what those before it have. So
+        the parts add up to the amount."""
+        amount, by, decimals = _input(i, _side(line)), _input(i, "by"), self.book.config.decimals
+        upto, all_of_it = _input(i, "by.upto"), _input(i, "by.all")
+        return f"""CASE {amount} WHEN 0 THEN 0 ELSE share({amount}, {upto}, {all_of_it}, {decimals})
+            - share({amount}, {upto} - {by}, {all_of_it}, {decimals}) END"""
+
+    @property
+    def arrays(self) -> list[str]:
+        """The arrays that lines are for each element of."""
+        return list(dict.fromkeys(line.each for line in self.rule.lines if line.each is not None))
+
+    def lines(self, each: str | None) -> list[tuple[int, LineConfig]]:
+        """The lines of the row, or those for each element of an array, with their places."""
+        return [(i, line) for i, line in enumerate(self.rule.lines) if line.each == each]
+
+    def all_lines(self) -> str:
+        """SQL for the list of lines. With those of elements in it they are numbered anew."""
+        if not self.arrays:
+            return "[" + ", ".join(self.line_struct(i, line) for i, line in self.lines(None)) + "]"
+        lists = [f"[{self.line_struct(i, line)}]" if line.each is None else quote(f"#lines.{i}") for i, line in enumerate(self.rule.lines)]
+        return f"list_transform(list_concat({', '.join(lists)}), lambda l, i: struct_update(l, line_no := CAST(i AS INTEGER)))"
+
+    def lookup(self, name: str) -> Found:
         """What a rule looks up under a name. Its expressions may read those above it."""
         wanted = self.rule.lookup[name]
         return self.derivation(name, wanted.csv) if wanted.csv is not None else self.other_table(name)
@@ -261,13 +360,14 @@ class _Compiler:
     def derivation(self, name: str, path: Path) -> Derivation:
         """What follows by a derivation table."""
         wanted, place = self.rule.lookup[name], f"lookup.{name}"
-        on = tuple((column, self.expression(f"{place}.on.{column}", text).sql) for column, text in wanted.on.items())
+        values = {column: self.expression(f"{place}.on.{column}", text) for column, text in wanted.on.items()}
+        over, on = self.over(place, values.values()), tuple((column, value.sql) for column, value in values.items())
         try:
             table = self.lookups.table(path, tuple(wanted.on))
         except BadTable as error:
             self.refuse(f"{place}.csv", error)
         day, zone = self.date() if {FROM, TO} & set(table.column_names) else "NULL", self.book.config.time_zone
-        step = self.lookups.add(lambda number: Derivation(number, zone, path, table, on, day))
+        step = self.lookups.add(lambda number: Derivation(number, zone, over, path, table, on, day))
         assert isinstance(step, Derivation)
         return step
 
@@ -280,19 +380,30 @@ class _Compiler:
         if not schema.key:
             self.refuse(f"{place}.table", f"'{wanted.table}' has no key, so its rows can't be followed")
         types = {column.name: column.store_type for column in schema.columns}
-        on = []
+        values = {}
         for column, text in wanted.on.items():
             if column not in types:
                 self.refuse(f"{place}.on.{column}", f"'{wanted.table}' has no such column{did_you_mean(column, types)}")
             expression = self.expression(f"{place}.on.{column}", text)
             kind = type_of(self.connection, expression, "rule_row")
-            if kind != types[column] and not (kind in _INTEGERS and types[column] in _INTEGERS):
+            if kind != types[column] and not (kind in INTEGERS and types[column] in INTEGERS):
                 self.refuse(f"{place}.on.{column}", f"'{text}' is a {kind}, and the column a {types[column]}: CAST(... AS {types[column]})")
-            on.append((column, expression.sql))
-        zone, pairs = self.book.config.time_zone, tuple(on)
-        step = self.lookups.add(lambda number: Lookup(number, zone, schema, pairs))
+            values[column] = expression
+        zone, over, on = (
+            self.book.config.time_zone,
+            self.over(place, values.values()),
+            tuple((column, value.sql) for column, value in values.items()),
+        )
+        step = self.lookups.add(lambda number: Lookup(number, zone, over, schema, on))
         assert isinstance(step, Lookup)
         return step
+
+    def over(self, place: str, values: Iterable[Expression]) -> str:
+        """The relation that what is looked up by some values is added to."""
+        relations = {self.found[name].relation for value in values for name, _ in value.references} - {CHANGES}
+        if len(relations) > 1:
+            self.refuse(place, "reads elements of more than one array")
+        return relations.pop() if relations else CHANGES
 
     def applies(self, day: str, until: date | None) -> str:
         """SQL for whether the rule applies to a row. Where that can't be told, as what is asked was not found, it does: and fails."""
@@ -304,15 +415,18 @@ class _Compiler:
             applies += f" AND coalesce({day} >= DATE '{self.rule.valid_from}', {until is None})"
         return applies if until is None else f"{applies} AND coalesce({day} < DATE '{until}', false)"
 
-    def failing(self, applies: str, inputs: Mapping[str, str], lines: str) -> str:
+    def failing(self, applies: str, inputs: Mapping[str, str], lines: str, elements: Sequence[Elements]) -> str:
         """SQL for the rows on which the rule fails, and the first of its keys that does. DuckDB's own message is left out: it tells of
         another row where several fail."""
         keys = " ".join(f"WHEN TRY(struct_pack(v := {sql})) IS NULL THEN {literal(name.removeprefix('#'))}" for name, sql in inputs.items())
         tried = ", ".join(f"TRY({sql}) AS {quote(name)}" for name, sql in inputs.items())
-        return f"""SELECT "#rid", concat('quarantine.expression|', coalesce("#failed", 'an amount is out of range')) AS fault
+        joined = _joined(each.gathered(tried=True) for each in elements)
+        failing = f"""SELECT "#rid", concat('quarantine.expression|', coalesce("#failed", 'an amount is out of range')) AS fault
             FROM (SELECT "#rid"{self.misses()}, CASE WHEN TRY({applies}) IS NULL THEN 'when' {keys} END AS "#failed", {tried}
-                FROM c WHERE "#op" <> 'd' AND coalesce(TRY({applies}), true))
+                FROM c WHERE "#op" <> 'd' AND coalesce(TRY({applies}), true)){joined}
             WHERE "#failed" IS NOT NULL OR TRY(struct_pack(fault := {self.fault()}, lines := {lines})) IS NULL"""
+        each = [f"SELECT * FROM ({failing})", *(each.failing() for each in elements)]
+        return f'SELECT "#rid", min(fault) AS fault FROM ({" UNION ALL ".join(each)}) GROUP BY "#rid"' if elements else failing
 
     def refuse(self, key: str, fault: object) -> NoReturn:
         raise ConfigError("rules.bad", rule=self.rule.name, place=self.rule.place, key=key, fault=fault) from None
@@ -320,29 +434,35 @@ class _Compiler:
     def expression(self, key: str, text: str, *kinds: str) -> Expression:
         """A checked expression of one of the given types, or of any type."""
         try:
-            parsed = parse(self.connection, text, {name: str(lookup.number) for name, lookup in self.found.items()})
+            names = {name: str(step.number) for name, step in self.found.items()}
+            parsed = parse(self.connection, text, names, self.rule.each, self.book.config.decimals)
             check_columns(parsed, [column.name for column in self.schema.columns])
             for name, column in parsed.references:
                 self.read(name, column)
             kind = type_of(self.connection, parsed, "rule_row")
+            check_rounded(self.connection, parsed, "rule_row")
         except BadExpression as error:
             self.refuse(key, error)
         if kinds and kind not in kinds and kind != '"NULL"':
             self.refuse(key, f"'{text}' is a {kind}, but must be a {' or a '.join(kinds)}")
         return parsed
 
-    @property
-    def needed(self) -> dict[str, Lookup | Derivation]:
-        """What the rule looks up and can't do without."""
-        return {name: lookup for name, lookup in self.found.items() if not self.rule.lookup[name].optional}
+    def needed(self, over: str = CHANGES) -> dict[str, Found]:
+        """What the rule looks up by changes, or by the elements of a relation, and can't do without."""
+        optional = {name for name, lookup in self.rule.lookup.items() if lookup.optional}
+        return {name: step for name, step in self.found.items() if step.over == over and name not in optional}
 
-    def misses(self) -> str:
+    def misses(self, over: str = CHANGES) -> str:
         """SQL for the columns that tell what of it was not found."""
-        return "".join(f", {fault}" for fault in dict.fromkeys(quote(lookup.fault) for lookup in self.needed.values()))
+        return "".join(f", {fault}" for fault in dict.fromkeys(quote(step.fault) for step in self.needed(over).values()))
 
     def read(self, name: str, column: str) -> None:
         """Note that a column of what is looked up is read. Raises BadExpression if there is none."""
         lookup = self.found[name]
+        if lookup.relation not in self.relations:
+            raise BadExpression(f"'{name}' is there for each element of an array, and can't be read here")
+        if isinstance(lookup, Array):
+            return
         known = {known.casefold(): known for known in lookup.readable}
         if column.casefold() not in known:
             raise BadExpression(f"'{name}' has no column '{column}'{did_you_mean(column, known.values())}")
@@ -362,7 +482,7 @@ class _Compiler:
             kind = type_of(self.connection, amount, "rule_row")
         except BadExpression as error:
             self.refuse(key, error)
-        if not kind.startswith("DECIMAL") and kind not in _INTEGERS:
+        if not kind.startswith("DECIMAL") and kind not in INTEGERS:
             self.refuse(key, f"'{text}' is a {kind}; an amount must be a DECIMAL or a whole number")
         return amount.sql
 
@@ -370,7 +490,7 @@ class _Compiler:
         """What a line needs of the row, by the names `fault` and `line_struct` use."""
         at = f"lines.{i}"
         inputs = {f"#{at}.account": self.account(f"{at}.account", line)}
-        for name in ("debit", "credit", "orig_amount", "rate", "quantity"):
+        for name in ("debit", "credit", "by", "orig_amount", "rate", "quantity"):
             if (text := getattr(line, name)) is not None:
                 inputs[f"#{at}.{name}"] = self.amount(f"{at}.{name}", text)
         if line.when is not None:
@@ -379,6 +499,8 @@ class _Compiler:
             inputs[f"#{at}.when"] = f"coalesce({there}, false)"
             if side in inputs:
                 inputs[side] = f"CASE WHEN {there} THEN {inputs[side]} ELSE 0 END"
+            if line.by is not None:
+                inputs[f"#{at}.by"] = f"CASE WHEN {there} THEN {inputs[f'#{at}.by']} ELSE 0 END"
         for name in ("currency", "unit"):
             if (text := getattr(line, name)) is not None:
                 inputs[f"#{at}.{name}"] = self.text(f"{at}.{name}", text)
@@ -416,7 +538,9 @@ class _Compiler:
 
     def worth(self, i: int, line: LineConfig) -> str:
         """SQL over a line's inputs for its amount; of the rest for what is missing on the credit side."""
-        return self.difference() if line.rest is not None else _input(i, _side(line))
+        if line.rest is not None:
+            return self.difference()
+        return _input(i, _side(line) if line.by is None else "by.part")
 
     def difference(self) -> str:
         """SQL for what the debits are more than the credits."""
@@ -426,7 +550,12 @@ class _Compiler:
     def sides(self) -> tuple[str, str]:
         """SQL for the sums of the debits and of the credits, without the rest."""
         amounts = {
-            side: [_input(i, side) for i, line in enumerate(self.rule.lines) if getattr(line, side) is not None]
+            side: [_input(i, side) for i, line in self.lines(None) if getattr(line, side) is not None]
+            + [
+                f"coalesce({quote(f'#{name}.{side}')}, 0)"
+                for name in self.arrays
+                if any(getattr(line, side) for _, line in self.lines(name))
+            ]
             for side in ("debit", "credit")
         }
         return " + ".join(amounts["debit"]) or "0", " + ".join(amounts["credit"]) or "0"
@@ -442,17 +571,22 @@ class _Compiler:
 
     def fault(self) -> str:
         """SQL for what is wrong with the entry a row wants: `code|detail`, or null."""
-        cases = [
-            f"WHEN {quote(lookup.fault)} IS NOT NULL THEN concat('quarantine.lookup|', {literal(name + ': ')}, {quote(lookup.fault)})"
-            for name, lookup in self.needed.items()
-        ]
+        cases = self.lookup_faults(CHANGES)
         cases += [
             """WHEN "#date" IS NULL OR NOT isfinite("#date") THEN 'quarantine.no_date|' || coalesce(CAST("#date" AS VARCHAR), 'NULL')"""
         ]
-        for i, line in enumerate(self.rule.lines):
+        for i, line in self.lines(None):
             cases += self.line_faults(i, line)
+        cases += [f"WHEN {fault} IS NOT NULL THEN {fault}" for fault in (quote(f"#{name}!") for name in self.arrays)]
         cases.append(self.unbalanced())
         return f"CASE {' '.join(cases)} END"
+
+    def lookup_faults(self, over: str) -> list[str]:
+        """The cases of what is not found by changes, or by the elements of a relation."""
+        return [
+            f"WHEN {quote(step.fault)} IS NOT NULL THEN concat({literal(step.reason + '|')}, {literal(name + ': ')}, {quote(step.fault)})"
+            for name, step in self.needed(over).items()
+        ]
 
     def unbalanced(self) -> str:
         """The case of an entry whose sides differ, by more than a line of it may make up for."""
@@ -482,6 +616,11 @@ class _Compiler:
 
 def _side(line: LineConfig) -> str:
     return "credit" if line.debit is None else "debit"
+
+
+def _joined(gathered: Iterable[str]) -> str:
+    """SQL that adds the lines of elements to the changes."""
+    return "".join(f' LEFT JOIN ({each}) USING ("#rid")' for each in gathered)
 
 
 def _input(i: int, name: str) -> str:
