@@ -39,6 +39,7 @@ from cdc.types import NUMBER, TableSchema
 RESERVED = {"#", "#op", "#txn", "#ordinal", "#rid", "#key", "#hash", "#n", "#stamp", "#absent", "#position", "#xid", "#committed_at"}
 _JSON_NUMBERS = INTEGERS | {"BOOLEAN"}
 AMOUNT_SCALE, RATE_SCALE = 6, 12
+SUMMED_DIGITS = 30  # at most, of what is summed over elements: so 10**8 of them are a DECIMAL(38) still
 
 Found = Lookup | Derivation | Array
 
@@ -309,7 +310,7 @@ class _Compiler:
         sums: dict[str, str] = {}
         for side in ("debit", "credit"):
             amounts = [
-                f"CAST({self.worth(i, line)} AS DECIMAL(30,{self.book.config.decimals}))"
+                f"CAST({self.worth(i, line)} AS DECIMAL({SUMMED_DIGITS},{self.book.config.decimals}))"
                 for i, line in self.lines(name)
                 if getattr(line, side) is not None
             ]
@@ -435,7 +436,8 @@ class _Compiler:
         """A checked expression of one of the given types, or of any type."""
         try:
             names = {name: str(step.number) for name, step in self.found.items()}
-            parsed = parse(self.connection, text, names, self.rule.each, self.book.config.decimals)
+            arrays = [name for name, step in self.found.items() if isinstance(step, Array)]
+            parsed = parse(self.connection, text, names, arrays, self.book.config.decimals)
             check_columns(parsed, [column.name for column in self.schema.columns])
             for name, column in parsed.references:
                 self.read(name, column)
@@ -486,13 +488,23 @@ class _Compiler:
             self.refuse(key, f"'{text}' is a {kind}; an amount must be a DECIMAL or a whole number")
         return amount.sql
 
+    def weight(self, key: str, text: str) -> str:
+        """What an amount is shared out by: of so few digits that no sum of them overflows."""
+        weight = self.amount(key, text)
+        kind = type_of(self.connection, Expression(weight, frozenset()), "rule_row")
+        if kind in ("HUGEINT", "UHUGEINT") or (kind.startswith("DECIMAL") and int(kind[8:].split(",")[0]) > SUMMED_DIGITS):
+            self.refuse(key, f"'{text}' is a {kind}, which has too many digits to be summed: CAST(... AS DECIMAL({SUMMED_DIGITS},6))")
+        return weight
+
     def line_inputs(self, i: int, line: LineConfig) -> dict[str, str]:
         """What a line needs of the row, by the names `fault` and `line_struct` use."""
         at = f"lines.{i}"
         inputs = {f"#{at}.account": self.account(f"{at}.account", line)}
-        for name in ("debit", "credit", "by", "orig_amount", "rate", "quantity"):
+        for name in ("debit", "credit", "orig_amount", "rate", "quantity"):
             if (text := getattr(line, name)) is not None:
                 inputs[f"#{at}.{name}"] = self.amount(f"{at}.{name}", text)
+        if line.by is not None:
+            inputs[f"#{at}.by"] = self.weight(f"{at}.by", line.by)
         if line.when is not None:
             there = self.expression(f"{at}.when", line.when, "BOOLEAN").sql
             side = f"#{at}.{_side(line)}"
