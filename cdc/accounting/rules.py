@@ -390,11 +390,8 @@ class _Compiler:
             if kind != types[column] and not (kind in INTEGERS and types[column] in INTEGERS):
                 self.refuse(f"{place}.on.{column}", f"'{text}' is a {kind}, and the column a {types[column]}: CAST(... AS {types[column]})")
             values[column] = expression
-        zone, over, on = (
-            self.book.config.time_zone,
-            self.over(place, values.values()),
-            tuple((column, value.sql) for column, value in values.items()),
-        )
+        over, on = self.over(place, values.values()), tuple((column, value.sql) for column, value in values.items())
+        zone = self.book.config.time_zone
         step = self.lookups.add(lambda number: Lookup(number, zone, over, schema, on))
         assert isinstance(step, Lookup)
         return step
@@ -489,12 +486,11 @@ class _Compiler:
         return amount.sql
 
     def weight(self, key: str, text: str) -> str:
-        """What an amount is shared out by: of so few digits that no sum of them overflows."""
+        """What an amount is shared out by: of so few digits that no sum of them overflows; what has more fails."""
         weight = self.amount(key, text)
         kind = type_of(self.connection, Expression(weight, frozenset()), "rule_row")
-        if kind in ("HUGEINT", "UHUGEINT") or (kind.startswith("DECIMAL") and int(kind[8:].split(",")[0]) > SUMMED_DIGITS):
-            self.refuse(key, f"'{text}' is a {kind}, which has too many digits to be summed: CAST(... AS DECIMAL({SUMMED_DIGITS},6))")
-        return weight
+        scale = int(kind[:-1].split(",")[1]) if kind.startswith("DECIMAL") else 0
+        return f"CAST({weight} AS DECIMAL({SUMMED_DIGITS},{min(scale, SUMMED_DIGITS)}))"
 
     def line_inputs(self, i: int, line: LineConfig) -> dict[str, str]:
         """What a line needs of the row, by the names `fault` and `line_struct` use."""
