@@ -189,8 +189,10 @@ class LineConfig(Model):
     """A line of a rule: an account, and a debit, a credit or the rest; all else optional. All but a constant account are expressions.
 
     `rest`: what the other lines lack to balance, on the side that lacks it; at most that much, if an amount is given. `when`: whether
-    the line is there. `rate`: by an expression, the debit or credit being in base currency; or looked up, the debit or credit being in
-    `currency`. `exchange`: the line stands for an exchange of currencies, so that the entry need not balance in each of them.
+    the line is there. `each`: the array of the rule for each element of which it is; `by`: its amount is one of the row, shared out
+    over the elements in this proportion. `rate`: by an expression, the debit or credit being in base currency; or looked up, the debit
+    or credit being in `currency`. `exchange`: the line stands for an exchange of currencies, so that the entry need not balance in each
+    of them.
     """
 
     account: str | Annotated[dict[Literal["expr"], str], Field(min_length=1)]
@@ -198,6 +200,8 @@ class LineConfig(Model):
     credit: str | None = None
     rest: Literal[True] | Annotated[Decimal, Field(ge=0)] | None = None
     when: str | None = None
+    each: str | None = None
+    by: str | None = None
     currency: str | None = None
     orig_amount: str | None = None
     rate: str | RateConfig | None = None
@@ -220,11 +224,12 @@ class LookupConfig(Model):
     optional: bool = False
 
 
+Arrays = dict[Annotated[str, Field(pattern=NAME)], str]
 Lookups = dict[Annotated[str, Field(pattern=NAME)], LookupConfig]
 
 
 class VariantConfig(Model):
-    """What is different where a rule posts into another book, too. Lookups are added to the rule's."""
+    """What is different where a rule posts into another book, too. Arrays and lookups are added to the rule's."""
 
     when: str | None = None
     date: str | None = None
@@ -232,12 +237,14 @@ class VariantConfig(Model):
     voucher_type: str | None = None
     summary: str | None = None
     attachments: str | None = None
+    each: Arrays = Field(default_factory=dict)
     lookup: Lookups = Field(default_factory=dict)
     lines: list[LineConfig] | None = Field(None, min_length=1)
 
 
 class RuleConfig(Model):
-    """`[[rules]]`. `lookup`: by the names that its expressions know them by (`customer.region`). `variants`: by their books.
+    """`[[rules]]`. `each`: arrays of the row (JSON text or lists), by the names that lines know an element of them by (`item.sku`).
+    `lookup`: by the names that its expressions know them by (`customer.region`). `variants`: by their books.
 
     `currency` and `rate` are those of each line that has none of its own.
 
@@ -257,6 +264,7 @@ class RuleConfig(Model):
     rate: str | RateConfig | None = None
     version: int = Field(1, ge=1)
     valid_from: Day | None = None
+    each: Arrays = Field(default_factory=dict)
     lookup: Lookups = Field(default_factory=dict)
     lines: list[LineConfig] = Field(min_length=1)
     variants: dict[str, VariantConfig] = Field(default_factory=dict)
@@ -266,9 +274,9 @@ class RuleConfig(Model):
         """The rule as it is for each of its books."""
         yield self.model_copy(update={"variants": {}})._with_currency()
         for book, variant in self.variants.items():
-            changed = {key: value for key in variant.model_fields_set - {"lookup"} if (value := getattr(variant, key)) is not None}
-            other = self.model_copy(update={**changed, "book": book, "lookup": self.lookup | variant.lookup, "variants": {}})
-            yield other._with_currency()
+            changed = {key: value for key in variant.model_fields_set - {"each", "lookup"} if (value := getattr(variant, key)) is not None}
+            added = {"each": self.each | variant.each, "lookup": self.lookup | variant.lookup}
+            yield self.model_copy(update={**changed, **added, "book": book, "variants": {}})._with_currency()
 
     def _with_currency(self) -> RuleConfig:
         """The rule's currency and rate given to each line that has none of its own, but for the rest, which is in base currency."""
@@ -387,6 +395,8 @@ def _contradictions(config: Config, places: list[tuple[Path, str]]) -> Iterator[
                 yield (path, f"{key}.table"), fault
         if rule.table not in captured:
             yield (path, f"{key}.table"), f"rule '{rule.name}': '{rule.table}' is not a captured table"
+        for name in rule.each.keys() & rule.lookup.keys():
+            yield (path, f"{key}.each.{name}"), f"rule '{rule.name}': '{name}' is looked up, too"
         for name, lookup in rule.lookup.items():
             if (lookup.table is None) == (lookup.csv is None):
                 yield (path, f"{key}.lookup.{name}"), f"rule '{rule.name}': a lookup is in either a table or a csv"
@@ -407,5 +417,10 @@ def _contradictions(config: Config, places: list[tuple[Path, str]]) -> Iterator[
                 yield (path, f"{key}.lines.{i}.orig_amount"), fault
             if line.rest is not None and line.when is not None:
                 yield (path, f"{key}.lines.{i}.when"), f"rule '{rule.name}': the rest is there whenever there is one"
+            if line.each is not None and (line.rest is not None or line.each not in rule.each):
+                fault = "there is one rest for all lines" if line.rest is not None else f"there is no '{line.each}' among the rule's 'each'"
+                yield (path, f"{key}.lines.{i}.each"), f"rule '{rule.name}': {fault}"
+            if line.by is not None and line.each is None:
+                yield (path, f"{key}.lines.{i}.by"), f"rule '{rule.name}': only an amount of lines with 'each' is shared out"
         if sum(line.rest is not None for line in rule.lines) > 1:
             yield (path, f"{key}.lines"), f"rule '{rule.name}': only one line can be the rest"

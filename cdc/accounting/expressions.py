@@ -19,6 +19,8 @@ from typing import Any
 import duckdb
 
 from cdc.accounting import composite
+from cdc.accounting.rounding import ROUNDING
+from cdc.accounting.sql import literal, quote
 
 _ALLOWED = {"CONSTANT", "COLUMN_REF", "FUNCTION", "OPERATOR", "COMPARISON", "CONJUNCTION", "CASE", "CAST", "BETWEEN", "COLLATE"}
 _REFUSED_WORDS = {
@@ -28,7 +30,7 @@ _REFUSED_WORDS = {
     "PARAMETER": "a parameter",
     "LAMBDA": "'->' (write json_extract_string(column, '$.key'))",
 }
-_MACROS = {"nullif", "split_part", "date_add", "md5_number_lower", "md5_number_upper", "exact_json", *composite.FUNCTIONS}
+_MACROS = {"nullif", "split_part", "date_add", "md5_number_lower", "md5_number_upper", "exact_json", *ROUNDING, *composite.FUNCTIONS}
 _IMPURE = (
     "current_",
     "getvariable",
@@ -45,6 +47,7 @@ _IMPURE = (
     "json_serialize",
     "__",
 )
+INTEGERS = {"TINYINT", "SMALLINT", "INTEGER", "BIGINT", "HUGEINT", "UTINYINT", "USMALLINT", "UINTEGER", "UBIGINT", "UHUGEINT"}
 _FLOAT = re.compile(r"\b(FLOAT|DOUBLE)\b")  # by itself, in a list or in a struct
 _JSON_TEXT, _EXACT = {"json_extract_string", "->>"}, "exact_json"
 _FORMATS = {"printf", "format"}  # of a DECIMAL they print the nearest DOUBLE
@@ -67,28 +70,43 @@ _NONE: Mapping[str, str] = MappingProxyType({})
 
 
 def parse(
-    connection: duckdb.DuckDBPyConnection, text: str, names: Mapping[str, str] = _NONE, functions: Mapping[str, str] = _NONE
+    connection: duckdb.DuckDBPyConnection,
+    text: str,
+    names: Mapping[str, str] = _NONE,
+    arrays: Collection[str] = (),
+    decimals: int = 2,
+    macros: Mapping[str, str] = _NONE,
 ) -> Expression:
     """Check that a text is one scalar expression of the row, and of what it may read besides. Raises BadExpression.
 
-    `names`: how these are called; in the SQL `customer.region` is the one column `"#3.region"` if it stands for '3'. `functions`: those
+    `names`: how these are called; in the SQL `customer.region` is the one column `"#3.region"` if it stands for '3'. `arrays`: those of
+    which an element is read, by any path (`item.tax.rate`). `decimals`: what functions round to that are not told. `macros`: functions
     that go by another name in the SQL.
     """
     node = _tree(connection, text)
     columns: set[str] = set()
     references: set[tuple[str, str]] = set()
+    fields: list[tuple[dict[str, Any], dict[str, Any]]] = []
     for part in _parts(node):
         _check(part, text)
-        if part["class"] == "COLUMN_REF" and len(part["column_names"]) == 2 and part["column_names"][0] in names:
-            name, column = part["column_names"]
-            references.add((name, column))
-            part["column_names"] = [f"#{names[name]}.{column}"]
-        elif part["class"] == "COLUMN_REF":
+        path = part["column_names"] if part["class"] == "COLUMN_REF" else []
+        if len(path) > 1 and path[0] in arrays:
+            references.add((path[0], path[1]))
+            fields.append((part, _tree(connection, element(f"#{names[path[0]]}", path[1:]))))
+        elif len(path) == 2 and path[0] in names:
+            references.add((path[0], path[1]))
+            part["column_names"] = [f"#{names[path[0]]}.{path[1]}"]
+        elif path:
             columns.add(_column(part, names))
         elif part.get("function_name") in _JSON_TEXT:
             part["children"][0] = _exact(connection, part["children"][0])
-        elif part.get("function_name", "").lower() in functions:
-            part["function_name"] = functions[part["function_name"].lower()]
+        elif part.get("function_name") in ROUNDING:
+            _round(connection, part, decimals)
+        elif part.get("function_name", "").lower() in macros:
+            part["function_name"] = macros[part["function_name"].lower()]
+    for part, field in fields:
+        part.clear()
+        part.update(field)
     return Expression(_render(connection, [node])[0], frozenset(columns), frozenset(references))
 
 
@@ -98,6 +116,32 @@ def check_columns(expression: Expression, known: Sequence[str]) -> None:
     for column in sorted(expression.columns):
         if column.casefold() not in names:
             raise BadExpression(f"there is no column '{column}'{did_you_mean(column, known)}")
+
+
+def check_rounded(connection: duckdb.DuckDBPyConnection, expression: Expression, relation: str) -> None:
+    """Raises BadExpression when a function that rounds is given what is no exact number."""
+    calls = [part for part in _parts(_tree(connection, expression.sql)) if part.get("function_name") in ROUNDING]
+    rendered = _render(connection, [argument for call in calls for argument in call["children"]])
+    for sql, kind in zip(rendered, _types(connection, rendered, relation), strict=True):
+        if not kind.startswith("DECIMAL") and kind not in INTEGERS:
+            raise BadExpression(f"'{sql}' is a {kind}, and only a DECIMAL or a whole number can be rounded: CAST(... AS DECIMAL(18,6))")
+
+
+def _round(connection: duckdb.DuckDBPyConnection, call: dict[str, Any], decimals: int) -> None:
+    """Tell a function that rounds to how many decimals, if it is not told."""
+    name, given = call["function_name"], len(call["children"])
+    if given == ROUNDING[name]:
+        call["children"].append(_tree(connection, str(decimals)))
+    elif given != ROUNDING[name] + 1:
+        raise BadExpression(f"'{name}' takes {ROUNDING[name]} arguments, and one for the decimals if they are not the book's")
+
+
+def element(column: str, path: Sequence[str]) -> str:
+    """SQL for what stands in an element of an array: its place for `number`, itself for `value`, else the field of that name or path."""
+    if list(path) == ["number"]:
+        return quote(f"{column}.number")
+    pointer = "" if list(path) == ["value"] else "".join("/" + name.replace("~", "~0").replace("/", "~1") for name in path)
+    return f"json_extract_string({quote(f'{column}.json')}, {literal(pointer or '$')})"
 
 
 def _exact(connection: duckdb.DuckDBPyConnection, document: dict[str, Any]) -> dict[str, Any]:
