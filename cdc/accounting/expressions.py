@@ -10,7 +10,7 @@ from __future__ import annotations
 import difflib
 import json
 import re
-from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
 from types import MappingProxyType
@@ -61,17 +61,29 @@ class Expression:
     references: frozenset[tuple[str, str]] = frozenset()
 
 
-def parse(connection: duckdb.DuckDBPyConnection, text: str, names: Mapping[str, str] = MappingProxyType({})) -> Expression:
+Caller = Callable[[Sequence[str]], Expression]
+
+
+def parse(
+    connection: duckdb.DuckDBPyConnection,
+    text: str,
+    names: Mapping[str, str] = MappingProxyType({}),
+    functions: Mapping[str, Caller] = MappingProxyType({}),
+) -> Expression:
     """Check that a text is one scalar expression of the row, and of what it may read besides. Raises BadExpression.
 
-    `names`: how these are called; in the SQL `customer.region` is the one column `"#3.region"` if it stands for '3'.
+    `names`: how these are called; in the SQL `customer.region` is the one column `"#3.region"` if it stands for '3'. `functions`: those
+    of the config, each giving what stands in the SQL for a call with arguments.
     """
     node = _tree(connection, text)
     columns: set[str] = set()
     references: set[tuple[str, str]] = set()
-    for part in _parts(node):
-        _check(part, text)
-        if part["class"] == "COLUMN_REF" and len(part["column_names"]) == 2 and part["column_names"][0] in names:
+    calls: list[dict[str, Any]] = []
+    for part in _parts(node, functions):
+        _check(part, text, functions)
+        if part.get("function_name") in functions:
+            calls.append(part)
+        elif part["class"] == "COLUMN_REF" and len(part["column_names"]) == 2 and part["column_names"][0] in names:
             name, column = part["column_names"]
             references.add((name, column))
             part["column_names"] = [f"#{names[name]}.{column}"]
@@ -79,7 +91,23 @@ def parse(connection: duckdb.DuckDBPyConnection, text: str, names: Mapping[str, 
             columns.add(_column(part, names))
         elif part.get("function_name") in _JSON_TEXT:
             part["children"][0] = _exact(connection, part["children"][0])
+    for part in calls:
+        made = functions[part["function_name"]](_render(connection, part["children"]))
+        part.clear()
+        part.update(_tree(connection, made.sql))
+        columns, references = columns | made.columns, references | made.references
     return Expression(_render(connection, [node])[0], frozenset(columns), frozenset(references))
+
+
+def is_duckdbs(name: str) -> bool:
+    """Whether a name is a function of DuckDB's, or a word that can't be one of anybody's."""
+    with duckdb.connect() as connection:
+        try:
+            tree = _tree(connection, f"{name}(1)")
+        except BadExpression:
+            return True
+        known = connection.execute("SELECT count(*) FROM duckdb_functions() WHERE function_name = $1", [name]).fetchall()[0][0]
+    return tree.get("function_name") != name or name in _MACROS or known > 0
 
 
 def check_columns(expression: Expression, known: Sequence[str]) -> None:
@@ -142,20 +170,20 @@ def _tree(connection: duckdb.DuckDBPyConnection, text: str) -> dict[str, Any]:
     return tree
 
 
-def _parts(node: Any) -> Iterator[dict[str, Any]]:
-    """All expression nodes of a tree, the outermost first."""
+def _parts(node: Any, functions: Collection[str] = ()) -> Iterator[dict[str, Any]]:
+    """All expression nodes of a tree, the outermost first, without the arguments of the config's functions."""
     if isinstance(node, dict):
         if "class" in node:
             yield node
-            if node["class"] == "SUBQUERY":
+            if node["class"] == "SUBQUERY" or node.get("function_name") in functions:
                 return
         node = list(node.values())
     if isinstance(node, list):
         for child in node:
-            yield from _parts(child)
+            yield from _parts(child, functions)
 
 
-def _check(part: dict[str, Any], text: str) -> None:
+def _check(part: dict[str, Any], text: str, functions: Collection[str]) -> None:
     if part["class"] not in _ALLOWED:
         raise BadExpression(
             f"'{text}' holds {_REFUSED_WORDS.get(part['class'], part['class'].lower())}; a rule is a scalar expression over its row"
@@ -164,7 +192,9 @@ def _check(part: dict[str, Any], text: str) -> None:
         name = part["function_name"].lower()
         if part["filter"] or part["distinct"] or part["order_bys"]["orders"]:
             raise BadExpression(f"'{text}' holds an aggregate; a rule is a scalar expression over its row")
-        if name.startswith(_IMPURE) or name not in _functions():
+        if name in functions and part["schema"]:
+            raise BadExpression(f"'{part['schema']}.{name}': write {name}(...) alone")
+        if name not in functions and (name.startswith(_IMPURE) or name not in _functions()):
             raise BadExpression(f"'{name}' is not a function a rule may call: only scalar functions of the row that always answer alike")
 
 

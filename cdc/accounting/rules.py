@@ -7,10 +7,11 @@ with the entry it wants (header, lines, id) or the fault that sends the row to q
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import date
 from decimal import Decimal
+from functools import partial
 from pathlib import Path
 from typing import NoReturn
 
@@ -19,8 +20,9 @@ import pyarrow as pa
 
 from cdc.accounting.derivations import FROM, TO, BadTable, Derivation, read_table
 from cdc.accounting.expressions import BadExpression, Expression, check_columns, check_exact, did_you_mean, parse, type_of
+from cdc.accounting.functions import VALUE, Call, Function, keeps
 from cdc.accounting.lookups import Lookup
-from cdc.accounting.sql import literal, quote
+from cdc.accounting.sql import listed, literal, quote
 from cdc.config import BookConfig, LineConfig, RuleConfig
 from cdc.errors import ConfigError, SchemaUnknown
 from cdc.types import NUMBER, TableSchema
@@ -33,6 +35,7 @@ AMOUNT_SCALE, RATE_SCALE = 6, 12
 # Faults a row can have, by quarantine level: 2 the rule gives no usable value, 3 the entry is not sound, 4 the book does not take it.
 LEVELS = {
     "quarantine.expression": 2,
+    "quarantine.function": 2,
     "quarantine.lookup": 2,
     "quarantine.no_date": 2,
     "quarantine.no_amount": 2,
@@ -55,9 +58,10 @@ class Book:
 
 @dataclass(frozen=True, slots=True)
 class Program:
-    """What is done with a table's changes: the steps that look something up, in order, each with the columns that are read; the rules."""
+    """What is done with a table's changes: the steps that look something up or call a function, in order, each with the columns that are
+    read; the rules."""
 
-    steps: tuple[tuple[Lookup | Derivation, tuple[str, ...]], ...]
+    steps: tuple[tuple[Lookup | Derivation | Call, tuple[str, ...]], ...]
     rules: tuple[CompiledRule, ...]
 
 
@@ -123,13 +127,14 @@ def compile_rules(
     rules: Iterable[RuleConfig],
     books: Mapping[str, Book],
     others: Mapping[str, TableSchema],
+    functions: Mapping[str, Function],
 ) -> Program:
-    """The rules of a table, checked against its schema and those of the tables they look up, by name.
+    """The rules of a table, checked against its schema, those of the tables they look up and the functions they call, by name.
 
     Raises ConfigError with the rule's name, its place and the fault.
     """
     check_names(schema)
-    lookups, mine = _Lookups(connection, schema, others), list(rules)
+    lookups, mine = _Lookups(connection, schema, others, functions), list(rules)
     lookups.show()
     try:
         compiled = tuple(_Compiler(connection, rule, schema, books[rule.book], lookups).compile(_until(rule, mine)) for rule in mine)
@@ -144,30 +149,47 @@ def _until(rule: RuleConfig, rules: Iterable[RuleConfig]) -> date | None:
     return min((day for day in versions if rule.valid_from is None or day > rule.valid_from), default=None)
 
 
-def check_alone(connection: duckdb.DuckDBPyConnection, rules: Iterable[RuleConfig], books: Mapping[str, Book]) -> None:
+def check_alone(
+    connection: duckdb.DuckDBPyConnection, rules: Iterable[RuleConfig], books: Mapping[str, Book], functions: Mapping[str, Function]
+) -> None:
     """Check what needs no schema: every expression is scalar SQL, every constant account is in its chart. Raises ConfigError."""
     for rule in rules:
         schema = TableSchema(rule.table, "", (), ())
-        compiler = _Compiler(connection, rule, schema, books[rule.book], _Lookups(connection, schema, {}))
+        compiler = _Compiler(connection, rule, schema, books[rule.book], _Lookups(connection, schema, {}, functions))
         for i, line in enumerate(rule.lines):
             if isinstance(line.account, str):
                 compiler.account(f"lines.{i}.account", line)
         for key, text in expressions_of(rule):
             try:
-                parse(connection, text, dict.fromkeys(rule.lookup, ""))
+                _parse_alone(connection, text, dict.fromkeys(rule.lookup, ""), functions)
             except BadExpression as error:
                 compiler.refuse(key, error)
 
 
+def _parse_alone(connection: duckdb.DuckDBPyConnection, text: str, names: Mapping[str, str], functions: Iterable[str]) -> Expression:
+    def call(arguments: Iterable[str]) -> Expression:
+        for argument in arguments:
+            _parse_alone(connection, argument, names, functions)
+        return Expression("NULL", frozenset())
+
+    return parse(connection, text, names, dict.fromkeys(functions, call))
+
+
 class _Lookups:
-    """What the rules of a table look up, each thing once. Keeps the relation `rule_row`: a row with all that can be read of it.
+    """What the rules of a table look up or call, each thing once. Keeps the relation `rule_row`: a row with all that can be read of it.
 
     `read`: the columns that are, by the lookup's number.
     """
 
-    def __init__(self, connection: duckdb.DuckDBPyConnection, schema: TableSchema, others: Mapping[str, TableSchema]) -> None:
-        self._connection, self._row, self.others = connection, schema.arrow(), others
-        self.made: list[Lookup | Derivation] = []
+    def __init__(
+        self,
+        connection: duckdb.DuckDBPyConnection,
+        schema: TableSchema,
+        others: Mapping[str, TableSchema],
+        functions: Mapping[str, Function],
+    ) -> None:
+        self._connection, self._row, self.others, self.functions = connection, schema.arrow(), others, functions
+        self.made: list[Lookup | Derivation | Call] = []
         self.read: dict[int, set[str]] = {}
         self._tables: dict[tuple[Path, tuple[str, ...]], pa.Table] = {}
 
@@ -181,7 +203,11 @@ class _Lookups:
             self._tables[path, conditions] = read_table(path, conditions)
         return self._tables[path, conditions]
 
-    def add(self, make: Callable[[int], Lookup | Derivation]) -> Lookup | Derivation:
+    def faults_of_calls(self, sql: str) -> tuple[str, ...]:
+        """The fault columns of the calls that SQL holds the values of."""
+        return tuple(step.fault for step in self.made if isinstance(step, Call) and quote(step.fault) in sql)
+
+    def add(self, make: Callable[[int], Lookup | Derivation | Call]) -> Lookup | Derivation | Call:
         """The step that is made with a number, or one that is there already and does the same."""
         for known in self.made:
             if known == make(known.number):
@@ -189,8 +215,8 @@ class _Lookups:
         step = make(len(self.made))
         self.made.append(step)
         self.read[step.number] = set()
-        for name, kind in step.readable.items():
-            self._row = self._row.append(pa.field(step.column(name), kind))
+        for name, kind in [*((step.column(name), kind) for name, kind in step.readable.items()), (step.fault, pa.string())]:
+            self._row = self._row.append(pa.field(name, kind))
         self._connection.unregister("rule_row")
         self.show()
         return step
@@ -220,6 +246,7 @@ class _Compiler:
     def __init__(self, connection: duckdb.DuckDBPyConnection, rule: RuleConfig, schema: TableSchema, book: Book, lookups: _Lookups) -> None:
         self.connection, self.rule, self.schema, self.book, self.lookups = connection, rule, schema, book, lookups
         self.found: dict[str, Lookup | Derivation] = {}  # by the names the rule has for them
+        self.asked = "true"  # SQL for the rows that functions are called for
 
     def compile(self, until: date | None) -> CompiledRule:
         """The rule; `until` is the day from which its next version holds."""
@@ -228,6 +255,7 @@ class _Compiler:
             self.found[name] = self.lookup(name)
         inputs = {"#date": self.date()}
         applies = self.applies(inputs["#date"], until)
+        self.asked = f"coalesce(TRY({applies}), true)"
         for name, text in (("voucher_key", rule.voucher_key), ("voucher_type", rule.voucher_type), ("summary", rule.summary)):
             inputs[f"#{name}"] = self.text(name, text)
         for i, line in enumerate(rule.lines):
@@ -307,12 +335,18 @@ class _Compiler:
     def failing(self, applies: str, inputs: Mapping[str, str], lines: str) -> str:
         """SQL for the rows on which the rule fails, and the first of its keys that does. DuckDB's own message is left out: it tells of
         another row where several fail."""
-        keys = " ".join(f"WHEN TRY(struct_pack(v := {sql})) IS NULL THEN {literal(name.removeprefix('#'))}" for name, sql in inputs.items())
+        failing = {"when": f"TRY({applies})", **{name.removeprefix("#"): f"TRY(struct_pack(v := {sql}))" for name, sql in inputs.items()}}
+        cases = " ".join(f"WHEN {tried} IS NULL THEN {self.failed(key, tried)}" for key, tried in failing.items())
         tried = ", ".join(f"TRY({sql}) AS {quote(name)}" for name, sql in inputs.items())
-        return f"""SELECT "#rid", concat('quarantine.expression|', coalesce("#failed", 'an amount is out of range')) AS fault
-            FROM (SELECT "#rid"{self.misses()}, CASE WHEN TRY({applies}) IS NULL THEN 'when' {keys} END AS "#failed", {tried}
+        return f"""SELECT "#rid", coalesce("#failed", 'quarantine.expression|an amount is out of range') AS fault
+            FROM (SELECT "#rid"{self.misses()}, CASE {cases} END AS "#failed", {tried}
                 FROM c WHERE "#op" <> 'd' AND coalesce(TRY({applies}), true))
             WHERE "#failed" IS NOT NULL OR TRY(struct_pack(fault := {self.fault()}, lines := {lines})) IS NULL"""
+
+    def failed(self, key: str, sql: str) -> str:
+        """SQL for the fault of a row on which a key fails: that of a function it calls, or else its expression's."""
+        expression, faults = literal(f"quarantine.expression|{key}"), listed(self.lookups.faults_of_calls(sql))
+        return f"coalesce({literal(f'quarantine.function|{key}: ')} || coalesce({faults}), {expression})" if faults else expression
 
     def refuse(self, key: str, fault: object) -> NoReturn:
         raise ConfigError("rules.bad", rule=self.rule.name, place=self.rule.place, key=key, fault=fault) from None
@@ -320,7 +354,8 @@ class _Compiler:
     def expression(self, key: str, text: str, *kinds: str) -> Expression:
         """A checked expression of one of the given types, or of any type."""
         try:
-            parsed = parse(self.connection, text, {name: str(lookup.number) for name, lookup in self.found.items()})
+            functions = {name: partial(self.call, key, function) for name, function in self.lookups.functions.items()}
+            parsed = parse(self.connection, text, {name: str(lookup.number) for name, lookup in self.found.items()}, functions)
             check_columns(parsed, [column.name for column in self.schema.columns])
             for name, column in parsed.references:
                 self.read(name, column)
@@ -330,6 +365,24 @@ class _Compiler:
         if kinds and kind not in kinds and kind != '"NULL"':
             self.refuse(key, f"'{text}' is a {kind}, but must be a {' or a '.join(kinds)}")
         return parsed
+
+    def call(self, key: str, function: Function, texts: Sequence[str]) -> Expression:
+        """What stands for a call of a Python function with arguments, which must be exact and come to it as they are."""
+        if len(texts) != len(function.takes):
+            raise BadExpression(f"'{function.name}' takes {len(function.takes)} arguments, and here are {len(texts)}")
+        arguments = [self.expression(key, text) for text in texts]
+        for text, argument, declared in zip(texts, arguments, function.takes, strict=True):
+            check_exact(self.connection, argument, "rule_row")
+            kind = type_of(self.connection, argument, "rule_row")
+            if not keeps(kind, declared):
+                raise BadExpression(f"'{function.name}' takes a {declared}, and '{text}' is a {kind}: CAST({text} AS {declared})")
+        zone, asked, made = self.book.config.time_zone, self.asked, tuple(argument.sql for argument in arguments)
+        inner = tuple(dict.fromkeys(fault for sql in made for fault in self.lookups.faults_of_calls(sql)))
+        step = self.lookups.add(lambda number: Call(number, zone, function, made, asked, inner))
+        assert isinstance(step, Call)
+        self.lookups.read[step.number].add(VALUE)
+        references = frozenset[tuple[str, str]]().union(*(argument.references for argument in arguments))
+        return Expression(step.sql, frozenset[str]().union(*(argument.columns for argument in arguments)), references)
 
     @property
     def needed(self) -> dict[str, Lookup | Derivation]:

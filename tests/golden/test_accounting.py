@@ -1,6 +1,7 @@
 """Golden cases of the accountant: each file has the rules, the changes batch by batch, and what they come to.
 
-    == rules      TOML: `[columns]` of the table `shop.t` and its `key`, `[book]` if it is not plain, `[files]`, and `[[rules]]`
+    == rules      TOML: `[columns]` of the table `shop.t` and its `key`, `[book]` if it is not plain, `[files]`, `[functions]`,
+                  and `[[rules]]`
     == changes    a batch: a row per change, `op` and the columns; `t` counts its transactions from 0. A blank is NULL, too.
                   `== changes without <rule>`: that rule has left the config; `== changes with <label>`: the rule of that `label`
                   has come into it, in place of the one of its name; `== changes with both`: all rules are in force
@@ -22,7 +23,8 @@ import pyarrow as pa
 import pytest
 
 from cdc.accounting.accountant import Accountant
-from cdc.config import RuleConfig
+from cdc.accounting.functions import load_functions
+from cdc.config import FunctionConfig, RuleConfig
 from cdc.types import LIVE, LIVE_KEYS, Postings, TableSchema
 from tests.changes import Change, book, changes, table, transactions
 
@@ -72,6 +74,7 @@ def test_golden(path: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> 
     names = {each.book for rule in rules.values() for each in rule.by_book()}
     books = {name: book(name, **config.get("book", {}))[name] for name in names}
     in_force = {label: rule for label, rule in rules.items() if label == rule.name}
+    functions = load_functions(path, {name: FunctionConfig(**each) for name, each in config.get("functions", {}).items()})
     ledger, first, told = Ledger(), 1, {"entries"}
     for title, body in sections[1:]:
         kind, _, rest = title.partition(" ")
@@ -84,7 +87,7 @@ def test_golden(path: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> 
                 rule = rules[rest.removeprefix("with ")]
                 in_force[rule.name] = rule
             rows, numbers, count = _batch(schema, body)
-            accountant = Accountant([each for rule in in_force.values() for each in rule.by_book()], books)
+            accountant = Accountant([each for rule in in_force.values() for each in rule.by_book()], books, functions)
             ledger.post(accountant.account(schema, changes(schema, rows, numbers), transactions(count, first), ledger.lookup))
             accountant.close()
             first += count
