@@ -61,7 +61,7 @@ class Expression:
     references: frozenset[tuple[str, str]] = frozenset()
 
 
-Caller = Callable[[Sequence[str]], Expression]
+Caller = Callable[[Sequence[str], Sequence[str]], Expression]
 
 
 def parse(
@@ -73,17 +73,15 @@ def parse(
     """Check that a text is one scalar expression of the row, and of what it may read besides. Raises BadExpression.
 
     `names`: how these are called; in the SQL `customer.region` is the one column `"#3.region"` if it stands for '3'. `functions`: those
-    of the config, each giving what stands in the SQL for a call with arguments.
+    of the config, each giving what stands in the SQL for a call with arguments, under conditions of CASE without which it is not reached.
     """
     node = _tree(connection, text)
+    calls = [(part, _render(connection, part["children"]), _render(connection, guards)) for part, guards in _calls(node, functions)]
     columns: set[str] = set()
     references: set[tuple[str, str]] = set()
-    calls: list[dict[str, Any]] = []
     for part in _parts(node, functions):
         _check(part, text, functions)
-        if part.get("function_name") in functions:
-            calls.append(part)
-        elif part["class"] == "COLUMN_REF" and len(part["column_names"]) == 2 and part["column_names"][0] in names:
+        if part["class"] == "COLUMN_REF" and len(part["column_names"]) == 2 and part["column_names"][0] in names:
             name, column = part["column_names"]
             references.add((name, column))
             part["column_names"] = [f"#{names[name]}.{column}"]
@@ -91,8 +89,8 @@ def parse(
             columns.add(_column(part, names))
         elif part.get("function_name") in _JSON_TEXT:
             part["children"][0] = _exact(connection, part["children"][0])
-    for part in calls:
-        made = functions[part["function_name"]](_render(connection, part["children"]))
+    for part, arguments, conditions in calls:
+        made = functions[part["function_name"]](arguments, conditions)
         part.clear()
         part.update(_tree(connection, made.sql))
         columns, references = columns | made.columns, references | made.references
@@ -181,6 +179,21 @@ def _parts(node: Any, functions: Collection[str] = ()) -> Iterator[dict[str, Any
     if isinstance(node, list):
         for child in node:
             yield from _parts(child, functions)
+
+
+def _calls(
+    node: Any, functions: Collection[str], guards: tuple[dict[str, Any], ...] = ()
+) -> Iterator[tuple[dict[str, Any], tuple[dict[str, Any], ...]]]:
+    """The outermost calls of the config's functions in a tree, each with the conditions of the branches of CASE that it stands in."""
+    if isinstance(node, list):
+        for child in node:
+            yield from _calls(child, functions, guards)
+    elif isinstance(node, dict) and node.get("function_name") in functions:
+        yield node, guards
+    elif isinstance(node, dict):
+        guard = (node["when_expr"],) if "when_expr" in node else ()
+        for key, child in node.items():
+            yield from _calls(child, functions, guards + guard if key == "then_expr" else guards)
 
 
 def _check(part: dict[str, Any], text: str, functions: Collection[str]) -> None:

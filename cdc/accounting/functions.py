@@ -114,7 +114,8 @@ class Call(Step):
         unpacked = ", ".join(f"args.a{i}" for i in range(len(self.arguments)))
         rows = connection.execute(
             f"""SELECT "#rid", args IS NULL AS bad, {unpacked} FROM (
-                SELECT "#rid", TRY(struct_pack({packed})) AS args FROM c WHERE "#op" <> '{DELETE}' AND {self.asked})"""
+                SELECT "#rid", TRY(struct_pack({packed})) AS args FROM c WHERE "#op" <> '{DELETE}' AND {self.asked})
+            ORDER BY "#rid" """
         ).to_arrow_table()
         connection.register("called", self._values(rows.filter(pc.invert(rows["bad"]))))
         connection.register("bad", rows.filter(rows["bad"]).select(["#rid"]))

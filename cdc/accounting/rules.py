@@ -167,9 +167,9 @@ def check_alone(
 
 
 def _parse_alone(connection: duckdb.DuckDBPyConnection, text: str, names: Mapping[str, str], functions: Iterable[str]) -> Expression:
-    def call(arguments: Iterable[str]) -> Expression:
-        for argument in arguments:
-            _parse_alone(connection, argument, names, functions)
+    def call(arguments: Sequence[str], conditions: Sequence[str]) -> Expression:
+        for each in arguments:
+            _parse_alone(connection, each, names, functions)
         return Expression("NULL", frozenset())
 
     return parse(connection, text, names, dict.fromkeys(functions, call))
@@ -351,10 +351,10 @@ class _Compiler:
     def refuse(self, key: str, fault: object) -> NoReturn:
         raise ConfigError("rules.bad", rule=self.rule.name, place=self.rule.place, key=key, fault=fault) from None
 
-    def expression(self, key: str, text: str, *kinds: str) -> Expression:
-        """A checked expression of one of the given types, or of any type."""
+    def expression(self, key: str, text: str, *kinds: str, asked: str | None = None) -> Expression:
+        """A checked expression of one of the given types, or of any type. `asked`: SQL for the rows its value may be needed of."""
         try:
-            functions = {name: partial(self.call, key, function) for name, function in self.lookups.functions.items()}
+            functions = {name: partial(self.call, key, function, asked or self.asked) for name, function in self.lookups.functions.items()}
             parsed = parse(self.connection, text, {name: str(lookup.number) for name, lookup in self.found.items()}, functions)
             check_columns(parsed, [column.name for column in self.schema.columns])
             for name, column in parsed.references:
@@ -366,17 +366,22 @@ class _Compiler:
             self.refuse(key, f"'{text}' is a {kind}, but must be a {' or a '.join(kinds)}")
         return parsed
 
-    def call(self, key: str, function: Function, texts: Sequence[str]) -> Expression:
-        """What stands for a call of a Python function with arguments, which must be exact and come to it as they are."""
+    def call(self, key: str, function: Function, asked: str, texts: Sequence[str], conditions: Sequence[str]) -> Expression:
+        """What stands for a call of a Python function with arguments, which must be exact and come to it as they are.
+
+        It is made for the rows `asked` for, on which none of the conditions is false.
+        """
         if len(texts) != len(function.takes):
             raise BadExpression(f"'{function.name}' takes {len(function.takes)} arguments, and here are {len(texts)}")
-        arguments = [self.expression(key, text) for text in texts]
+        for condition in conditions:
+            asked += f" AND coalesce(TRY({self.expression(key, condition, 'BOOLEAN', asked=asked).sql}), true)"
+        arguments = [self.expression(key, text, asked=asked) for text in texts]
         for text, argument, declared in zip(texts, arguments, function.takes, strict=True):
             check_exact(self.connection, argument, "rule_row")
             kind = type_of(self.connection, argument, "rule_row")
             if not keeps(kind, declared):
                 raise BadExpression(f"'{function.name}' takes a {declared}, and '{text}' is a {kind}: CAST({text} AS {declared})")
-        zone, asked, made = self.book.config.time_zone, self.asked, tuple(argument.sql for argument in arguments)
+        zone, made = self.book.config.time_zone, tuple(argument.sql for argument in arguments)
         inner = tuple(dict.fromkeys(fault for sql in made for fault in self.lookups.faults_of_calls(sql)))
         step = self.lookups.add(lambda number: Call(number, zone, function, made, asked, inner))
         assert isinstance(step, Call)

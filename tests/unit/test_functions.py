@@ -78,7 +78,6 @@ def account(rules: list[RuleConfig], known: dict[str, Function], *rows: Change) 
         ("\ndef monthly(price, life):\n    return csot", {}, "", "(line 3)"),
         ("def monthly(price, life): return 0", {}, "", "TypeError: it gives a int, not an Arrow array"),
         ("def monthly(price, life): return price.to_pylist()", {}, "", "TypeError: it gives a list, not an Arrow array"),
-        ("async def monthly(price, life): return price", {}, "", "TypeError: it gives a coroutine, not an Arrow array"),
         ("import pyarrow\ndef monthly(price, life): return pyarrow.array([1])", {}, "", "ValueError: it gives 1 values for 0 rows"),
         ("def monthly(price, life): return price.cast('double')", {}, "", "it gives double, and decimal128(18, 2) was declared"),
         ("def monthly(price, life): return price.cast('string')", {}, "", "it gives string, and decimal128(18, 2) was declared"),
@@ -86,7 +85,6 @@ def account(rules: list[RuleConfig], known: dict[str, Function], *rows: Change) 
         (FILE, {"gives": "DATE"}, "", "it gives decimal128(18, 2), and date32[day] was declared"),
     ],
 )
-@pytest.mark.filterwarnings("ignore:coroutine:RuntimeWarning")
 def test_a_function_that_can_not_be_is_refused(tmp_path: Path, text: str, changed: dict[str, Any], key: str, fault: str) -> None:
     name = changed.pop("name", "monthly")
     with pytest.raises(ConfigError) as refused:
@@ -146,6 +144,12 @@ def two(a): return a
         ("monthly(price, lief)", "there is no column 'lief'; did you mean 'life'?"),
         ("monthly(monthly(price, lief), life)", "there is no column 'lief'; did you mean 'life'?"),
         ("monthly(price, (SELECT 1))", "holds a subquery"),
+        ("monthly(price, ?)", "holds a parameter"),
+        ("monthly(price, lambda x: x)", "holds '->'"),
+        ("monthly(*)", "'monthly' takes 2 arguments, and here are 0"),
+        ("monthly(price, life := 3)", "'3 AS life' is not one scalar expression"),
+        ("CASE WHEN lief > 1 THEN monthly(price, life) ELSE 0 END", "there is no column 'lief'; did you mean 'life'?"),
+        ("CASE WHEN monthly(price) > 1 THEN monthly(price, life) ELSE 0 END", "'monthly' takes 2 arguments, and here are 1"),
         ("monthly(price, CAST(random() AS INTEGER))", "'random' is not a function a rule may call"),
         ("monthly(DISTINCT price, life)", "holds an aggregate"),
         ("monthly(price, life) OVER ()", "holds a window function"),
@@ -185,17 +189,30 @@ def test_whole_numbers_and_decimals_come_as_they_are_or_not_at_all(tmp_path: Pat
     ]
 
 
-def test_one_call_made_twice_is_made_once(tmp_path: Path) -> None:
-    seen: list[int] = []
+@pytest.mark.parametrize(
+    ("amount", "asked"),
+    [
+        ("monthly(price, life)", [[1, 3, 5, 7, 9]]),
+        ("CASE WHEN id > 5 THEN monthly(price, life) ELSE 0 END", [[7, 9]]),
+        ("CASE id WHEN 5 THEN monthly(price, life) WHEN 7 THEN 1 ELSE monthly(price, life) END", [[5], [1, 3, 5, 7, 9]]),
+        ("CASE WHEN id > 2 THEN CASE WHEN id < 6 THEN monthly(monthly(price, life), life) ELSE 0 END ELSE 0 END", [[3, 5], [3, 5]]),
+        ("CASE WHEN monthly(price, life) > 6 THEN monthly(price, 2) ELSE 0 END", [[1, 3, 5, 7, 9], [7, 9]]),
+        ("CASE WHEN NULLIF(id, 3) > 6 THEN monthly(price, life) ELSE 0 END", [[3, 7, 9]]),
+        ("CASE WHEN CAST(info AS INTEGER) > 6 THEN monthly(price, life) ELSE 0 END", [[7, 9]]),
+    ],
+)
+def test_a_function_is_called_once_for_the_rows_that_may_need_it(amount: str, asked: list[list[int]]) -> None:
+    seen: list[list[int]] = []
 
     def monthly(price: pa.Array, life: pa.Array) -> pa.Array:
-        seen.append(len(price))
+        seen.append([int(each) for each in price.to_pylist()])
         return price
 
     known = {"monthly": Function("monthly", ("DECIMAL(18,2)", "INTEGER"), "DECIMAL(18,2)", monthly)}
-    rows = [Change("c", {"id": i, "price": Decimal(i), "life": i % 2, "bought": None}) for i in range(10)]
-    account([rule(when="life = 1")], known, *rows)
-    assert seen == [5]  # and only for the rows that the rule applies to
+    rows = [Change("c", {"id": i, "price": Decimal(i), "life": i % 2, "bought": DAY, "info": str(i)}) for i in range(10)]
+    posted = account([rule(amount, when="life = 1")], known, *rows)
+    assert seen == asked
+    assert posted.quarantined.num_rows == 0
 
 
 def test_a_function_may_say_when_and_what_is_looked_up(tmp_path: Path) -> None:
