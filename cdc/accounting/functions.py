@@ -118,18 +118,18 @@ class Call(Step):
             ORDER BY "#rid" """
         ).to_arrow_table()
         connection.register("called", self._values(rows.filter(pc.invert(rows["bad"]))))
-        connection.register("bad", rows.filter(rows["bad"]).select(["#rid"]))
+        connection.register("uncalled", rows.filter(rows["bad"]).select(["#rid"]))
         failing = ", ".join([*map(quote, self.inner), literal(f"{self.function.name}: an argument fails")])
         try:
             self.widen(
                 connection,
                 f"""SELECT c.*, f.value AS {quote(self.column(VALUE))},
-                    CASE WHEN b."#rid" IS NULL THEN f.fault ELSE coalesce({failing}) END AS {quote(self.fault)}
-                FROM c LEFT JOIN called f ON f."#rid" = c."#rid" LEFT JOIN bad b ON b."#rid" = c."#rid" """,
+                    CASE WHEN u."#rid" IS NULL THEN f.fault ELSE coalesce({failing}) END AS {quote(self.fault)}
+                FROM c LEFT JOIN called f ON f."#rid" = c."#rid" LEFT JOIN uncalled u ON u."#rid" = c."#rid" """,
             )
         finally:
             connection.unregister("called")
-            connection.unregister("bad")
+            connection.unregister("uncalled")
 
     def _values(self, rows: pa.Table) -> pa.Table:
         """#rid, value and fault of rows of arguments."""

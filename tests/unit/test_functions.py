@@ -232,6 +232,18 @@ def test_a_function_may_say_when_and_what_is_looked_up(tmp_path: Path) -> None:
     assert [(item["row_key"], item["detail"]) for item in posted.quarantined.to_pylist()] == [('{"id": 3}', "when: odd: ValueError: three")]
 
 
+def test_faults_of_one_batch_leave_nothing_to_the_next(tmp_path: Path) -> None:
+    made = Accountant([rule("monthly(CAST(info AS DECIMAL(9,2)), life)")], book(), functions(tmp_path))
+    for id_ in (1, 2):
+        batch = one_batch(
+            ASSETS, Change("c", {"id": id_, "info": "x", "bought": DAY}), Change("c", {"id": 9 + id_, "info": "1", "bought": DAY})
+        )
+        posted = made.account(ASSETS, batch, transactions(), lambda *_: LIVE.empty_table())
+        assert [item["row_key"] for item in posted.quarantined.to_pylist()] == [f'{{"id": {id_}}}']
+        assert [entry["row_key"] for entry in posted.entries.to_pylist()] == [f'{{"id": {9 + id_}}}']
+    made.close()
+
+
 @pytest.mark.parametrize(
     ("given", "gives", "values", "fault"),
     [
