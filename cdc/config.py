@@ -21,6 +21,8 @@ from cdc.paths import find, read_toml
 NAME = r"^[a-z][a-z0-9_]{0,30}$"
 PERIOD = r"^\d{4}-(0[1-9]|1[0-2])$"
 CURRENCY = r"^[A-Z]{3}$"
+DECIMAL = re.compile(r"DECIMAL\((\d+),(\d+)\)")
+_EXACT_TYPES = ("BOOLEAN", "TINYINT", "SMALLINT", "INTEGER", "BIGINT", "VARCHAR", "DATE", "TIMESTAMP")
 _DURATION = re.compile(r"^(\d+)\s*(ms|s|m|h|d)$")
 _SIZE = re.compile(r"^(\d+)\s*(B|KB|MB|GB)$", re.IGNORECASE)
 _SECONDS = {"ms": 0.001, "s": 1, "m": 60, "h": 3600, "d": 86400}
@@ -49,9 +51,21 @@ def _zone(value: str) -> str:
     return value
 
 
+def _exact_type(value: str) -> str:
+    kind = "".join(value.upper().split())
+    plain = re.sub(r"(\[\])+$", "", kind)
+    digits = DECIMAL.fullmatch(plain)
+    if plain in ("FLOAT", "DOUBLE", "REAL"):
+        raise ValueError(f"{value} is a binary float, and an amount must stay exact: use a DECIMAL such as 'DECIMAL(18,2)'")
+    if plain not in _EXACT_TYPES and not (digits and 1 <= int(digits[1]) <= 38 and int(digits[2]) <= int(digits[1])):
+        raise ValueError(f"'{value}' is none of DECIMAL(p,s), {', '.join(_EXACT_TYPES)}, nor a list of one of them such as 'BIGINT[]'")
+    return kind
+
+
 Duration = Annotated[timedelta, BeforeValidator(_duration), PlainSerializer(str)]
 Size = Annotated[int, BeforeValidator(_size)]
 Zone = Annotated[str, AfterValidator(_zone)]
+ExactType = Annotated[str, AfterValidator(_exact_type)]
 
 
 M = TypeVar("M", bound="Model")
@@ -295,6 +309,18 @@ class RuleConfig(Model):
         return self._place
 
 
+class FunctionConfig(Model):
+    """`[functions.<name>]`: the function `call` (or of that name) of a Python file, which rules call by the name.
+
+    `takes` and `gives` are exact types of DuckDB's; what the function sees of them is told in `cdc/accounting/functions.py`.
+    """
+
+    file: Path
+    call: str | None = Field(None, min_length=1)
+    takes: list[ExactType] = Field(min_length=1)
+    gives: ExactType
+
+
 class Config(Model):
     """The whole file. `path` is where it was read; relative paths in it start there."""
 
@@ -303,6 +329,7 @@ class Config(Model):
     publish: PublishConfig | None = None
     books: dict[Annotated[str, Field(pattern=NAME)], BookConfig] = Field(min_length=1)
     sources: dict[Annotated[str, Field(pattern=NAME)], SourceConfig] = Field(min_length=1)
+    functions: dict[Annotated[str, Field(pattern=NAME)], FunctionConfig] = Field(default_factory=dict)
     rules: list[RuleConfig] = Field(default_factory=list)
 
 
@@ -329,7 +356,8 @@ def load(option: str | Path | None = None) -> Config:
         name: source.model_copy(update={"password_file": path.parent / source.password_file}) if source.password_file else source
         for name, source in config.sources.items()
     }
-    config = config.model_copy(update={"rules": [rule for _, _, rule in checked], "sources": sources})
+    functions = {name: each.model_copy(update={"file": path.parent / each.file}) for name, each in config.functions.items()}
+    config = config.model_copy(update={"rules": [rule for _, _, rule in checked], "sources": sources, "functions": functions})
     for file_key, fault in _contradictions(config, [(file, key) for file, key, _ in checked]):
         raise ConfigError("config.key", path=file_key[0], key=file_key[1], fault=fault)
     return config

@@ -22,9 +22,10 @@ from cdc.types import DELETE
 
 @dataclass(frozen=True, slots=True)
 class Array(Step):
-    """An array, to be taken apart. `array`: SQL over `c` for it as JSON text."""
+    """An array, to be taken apart. `array`: SQL over `c` for it as JSON text; `calls`: the fault columns of the calls in it."""
 
     array: str
+    calls: tuple[str, ...]
 
     @property
     def readable(self) -> Mapping[str, pa.DataType]:
@@ -43,11 +44,13 @@ class Array(Step):
 
     def add(self, connection: duckdb.DuckDBPyConnection, states: States, columns: Iterable[str]) -> None:
         """Make the relation of the elements. NULL is an array without any."""
+        failing = ", ".join([*map(quote, self.calls), literal("its expression fails")])
         connection.execute(
             f"""CREATE OR REPLACE TEMP TABLE arrays AS SELECT "#rid", tried.doc AS doc, CASE
-                WHEN tried IS NULL THEN 'its expression fails' WHEN NOT json_valid(tried.doc) THEN 'not JSON'
+                WHEN tried IS NULL THEN failing WHEN NOT json_valid(tried.doc) THEN 'not JSON'
                 WHEN json_type(tried.doc) NOT IN ('ARRAY', 'NULL') THEN concat('not an array, but ', json_type(tried.doc)) END AS fault
-            FROM (SELECT "#rid", TRY(struct_pack(doc := {self.array})) AS tried FROM c WHERE "#op" <> '{DELETE}')"""
+            FROM (SELECT "#rid", TRY(struct_pack(doc := {self.array})) AS tried, coalesce({failing}) AS failing
+                FROM c WHERE "#op" <> '{DELETE}')"""
         )
         number, json = (quote(self.column(name)) for name in self.readable)
         connection.execute(
@@ -62,9 +65,10 @@ class Array(Step):
 class Elements:
     """The lines of a rule that are there for each element of an array, as SQL.
 
-    `applies`: over `c`, whether the rule does. `misses`: columns that tell what was not found. `inputs`: over the elements, by name. Over
-    those: `fault`, or null; `parts`, by name; and with these `lines`, by their place among the rule's, and `sums`, by side. `weights`: the
-    inputs that parts are by; of each also the sum up to an element (`<name>.upto`) and of all (`<name>.all`) is there.
+    `applies`: over `c`, whether the rule does. `misses`: columns that tell what was not found. `inputs`: over the elements, by name;
+    `failed`: the fault of an element on which one fails. Over those: `parts` of amounts (`<name>.part`), by the name of the input they are
+    by, of which also the sum up to an element (`<name>.upto`) and of all (`<name>.all`) is there; `bases`, what parts in another currency
+    are in the book's (`<name>.base`). Over all these: `fault`, or null; `lines`, by their place among the rule's; `sums`, by side.
     """
 
     name: str
@@ -72,8 +76,9 @@ class Elements:
     applies: str
     misses: str
     inputs: Mapping[str, str]
-    weights: tuple[str, ...]
+    failed: Mapping[str, str]
     parts: Mapping[str, str]
+    bases: Mapping[str, str]
     fault: str
     lines: Mapping[int, str]
     sums: Mapping[str, str]
@@ -90,11 +95,12 @@ class Elements:
     def failing(self) -> str:
         """SQL for the `#rid` of each change with an element on which the rule fails, and the `fault` of its first."""
         number = quote(self.array.column("number"))
-        keys = " ".join(_fails(name.removesuffix(".part"), sql) for name, sql in self.parts.items())
-        failed = f'coalesce("#failed", CASE {keys} END)' if keys else '"#failed"'
+        shared = [*self.parts.items(), *self.bases.items()]
+        cases = " ".join(_fails(sql, literal(f"quarantine.expression|{name.removeprefix('#')}")) for name, sql in shared)
+        failed = f'coalesce("#failed", CASE {cases} END)' if cases else '"#failed"'
         given = ", ".join(f"v{i} := {sql}" for i, sql in enumerate([self.fault, *self.lines.values(), *self.sums.values()]))
         return f"""SELECT "#rid", arg_min({self._placed("fault")}, {number}) AS fault FROM (
-            SELECT "#rid", {number}, concat('quarantine.expression|', coalesce({failed}, 'an amount is out of range')) AS fault
+            SELECT "#rid", {number}, coalesce({failed}, 'quarantine.expression|an amount is out of range') AS fault
             FROM ({self._worked_out(True)}) WHERE {failed} IS NOT NULL OR TRY(struct_pack({given})) IS NULL) GROUP BY "#rid" """
 
     def _placed(self, fault: str) -> str:
@@ -106,19 +112,20 @@ class Elements:
         """SQL for inputs and parts; where they are tried also for the first that fails."""
         number, wrap = quote(self.array.column("number")), "TRY({})" if tried else "{}"
         applies = f"coalesce(TRY({self.applies}), true)" if tried else self.applies
-        keys = " ".join(_fails(name, sql) for name, sql in self.inputs.items())
-        failed = f""", CASE {keys} END AS "#failed" """ if tried else ""
+        cases = " ".join(_fails(sql, self.failed[name]) for name, sql in self.inputs.items())
+        failed = f""", CASE {cases} END AS "#failed" """ if tried else ""
         given = ", ".join(f"{wrap.format(sql)} AS {quote(name)}" for name, sql in self.inputs.items())
         worked_out = f"""SELECT "#rid", {number}{self.misses}{failed}, {given}
             FROM {rows(self.array.relation)} WHERE "#op" <> '{DELETE}' AND {applies}"""
-        if not self.weights:
-            return worked_out
-        windows = [f'sum({quote(name)}) OVER (PARTITION BY "#rid" ORDER BY {number}) AS {quote(f"{name}.upto")}' for name in self.weights]
-        windows += [f'sum({quote(name)}) OVER (PARTITION BY "#rid") AS {quote(f"{name}.all")}' for name in self.weights]
-        parts = ", ".join(f"{wrap.format(sql)} AS {quote(name)}" for name, sql in self.parts.items())
-        return f"SELECT *, {parts} FROM (SELECT *, {', '.join(windows)} FROM ({worked_out}))"
+        upto = {f"{name}.upto": f'sum({quote(name)}) OVER (PARTITION BY "#rid" ORDER BY {number})' for name in self.parts}
+        everything = {f"{name}.all": f'sum({quote(name)}) OVER (PARTITION BY "#rid")' for name in self.parts}
+        parts = {f"{name}.part": wrap.format(sql) for name, sql in self.parts.items()}
+        bases = {f"{name}.base": wrap.format(sql) for name, sql in self.bases.items()}
+        for added in filter(None, (upto | everything, parts, bases)):
+            worked_out = f"SELECT *, {', '.join(f'{sql} AS {quote(name)}' for name, sql in added.items())} FROM ({worked_out})"
+        return worked_out
 
 
-def _fails(name: str, sql: str) -> str:
-    """The case of SQL that fails, with the key it stands under."""
-    return f"WHEN TRY(struct_pack(v := {sql})) IS NULL THEN {literal(name.removeprefix('#'))}"
+def _fails(sql: str, fault: str) -> str:
+    """The case of SQL that fails."""
+    return f"WHEN TRY(struct_pack(v := {sql})) IS NULL THEN {fault}"

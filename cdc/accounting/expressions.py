@@ -10,7 +10,7 @@ from __future__ import annotations
 import difflib
 import json
 import re
-from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
 from types import MappingProxyType
@@ -66,6 +66,7 @@ class Expression:
     references: frozenset[tuple[str, str]] = frozenset()
 
 
+Caller = Callable[[Sequence[str], Sequence[str]], Expression]
 _NONE: Mapping[str, str] = MappingProxyType({})
 
 
@@ -76,19 +77,22 @@ def parse(
     arrays: Collection[str] = (),
     decimals: int = 2,
     macros: Mapping[str, str] = _NONE,
+    functions: Mapping[str, Caller] = MappingProxyType({}),
 ) -> Expression:
     """Check that a text is one scalar expression of the row, and of what it may read besides. Raises BadExpression.
 
     `names`: how these are called; in the SQL `customer.region` is the one column `"#3.region"` if it stands for '3'. `arrays`: those of
     which an element is read, by any path (`item.tax.rate`). `decimals`: what functions round to that are not told. `macros`: functions
-    that go by another name in the SQL.
+    that go by another name in the SQL. `functions`: those of the config, each giving what stands in the SQL for a call with arguments,
+    under conditions of CASE without which it is not reached.
     """
     node = _tree(connection, text)
+    calls = [(part, _render(connection, part["children"]), _render(connection, guards)) for part, guards in _calls(node, functions)]
     columns: set[str] = set()
     references: set[tuple[str, str]] = set()
     fields: list[tuple[dict[str, Any], dict[str, Any]]] = []
-    for part in _parts(node):
-        _check(part, text)
+    for part in _parts(node, functions):
+        _check(part, text, functions)
         path = part["column_names"] if part["class"] == "COLUMN_REF" else []
         if len(path) > 1 and path[0] in arrays:
             references.add((path[0], path[1]))
@@ -107,7 +111,23 @@ def parse(
     for part, field in fields:
         part.clear()
         part.update(field)
+    for part, arguments, conditions in calls:
+        made = functions[part["function_name"]](arguments, conditions)
+        part.clear()
+        part.update(_tree(connection, made.sql))
+        columns, references = columns | made.columns, references | made.references
     return Expression(_render(connection, [node])[0], frozenset(columns), frozenset(references))
+
+
+def is_duckdbs(name: str) -> bool:
+    """Whether a name is a function of DuckDB's, or a word that can't be one of anybody's."""
+    with duckdb.connect() as connection:
+        try:
+            tree = _tree(connection, f"{name}(1)")
+        except BadExpression:
+            return True
+        known = connection.execute("SELECT count(*) FROM duckdb_functions() WHERE function_name = $1", [name]).fetchall()[0][0]
+    return tree.get("function_name") != name or name in _MACROS or known > 0
 
 
 def check_columns(expression: Expression, known: Sequence[str]) -> None:
@@ -196,20 +216,35 @@ def _tree(connection: duckdb.DuckDBPyConnection, text: str) -> dict[str, Any]:
     return tree
 
 
-def _parts(node: Any) -> Iterator[dict[str, Any]]:
-    """All expression nodes of a tree, the outermost first."""
+def _parts(node: Any, functions: Collection[str] = ()) -> Iterator[dict[str, Any]]:
+    """All expression nodes of a tree, the outermost first, without the arguments of the config's functions."""
     if isinstance(node, dict):
         if "class" in node:
             yield node
-            if node["class"] == "SUBQUERY":
+            if node["class"] == "SUBQUERY" or node.get("function_name") in functions:
                 return
         node = list(node.values())
     if isinstance(node, list):
         for child in node:
-            yield from _parts(child)
+            yield from _parts(child, functions)
 
 
-def _check(part: dict[str, Any], text: str) -> None:
+def _calls(
+    node: Any, functions: Collection[str], guards: tuple[dict[str, Any], ...] = ()
+) -> Iterator[tuple[dict[str, Any], tuple[dict[str, Any], ...]]]:
+    """The outermost calls of the config's functions in a tree, each with the conditions of the branches of CASE that it stands in."""
+    if isinstance(node, list):
+        for child in node:
+            yield from _calls(child, functions, guards)
+    elif isinstance(node, dict) and node.get("function_name") in functions:
+        yield node, guards
+    elif isinstance(node, dict):
+        guard = (node["when_expr"],) if "when_expr" in node else ()
+        for key, child in node.items():
+            yield from _calls(child, functions, guards + guard if key == "then_expr" else guards)
+
+
+def _check(part: dict[str, Any], text: str, functions: Collection[str]) -> None:
     if part["class"] not in _ALLOWED:
         raise BadExpression(
             f"'{text}' holds {_REFUSED_WORDS.get(part['class'], part['class'].lower())}; a rule is a scalar expression over its row"
@@ -218,7 +253,9 @@ def _check(part: dict[str, Any], text: str) -> None:
         name = part["function_name"].lower()
         if part["filter"] or part["distinct"] or part["order_bys"]["orders"]:
             raise BadExpression(f"'{text}' holds an aggregate; a rule is a scalar expression over its row")
-        if name.startswith(_IMPURE) or name not in _functions():
+        if name in functions and part["schema"]:
+            raise BadExpression(f"'{part['schema']}.{name}': write {name}(...) alone")
+        if name not in functions and (name.startswith(_IMPURE) or name not in _functions()):
             raise BadExpression(f"'{name}' is not a function a rule may call: only scalar functions of the row that always answer alike")
 
 

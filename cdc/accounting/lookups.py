@@ -58,6 +58,11 @@ class Step:
         connection.execute(f"DROP TABLE {quote(self.over)}; ALTER TABLE wider RENAME TO {quote(self.over)}")
 
 
+def keys(relation: str) -> list[str]:
+    """The columns that tell the rows of a relation apart, in log order."""
+    return ["#rid"] if relation == CHANGES else ["#rid", f"{relation}.number"]
+
+
 def rows(relation: str) -> str:
     """SQL for the rows of a relation, elements with their changes."""
     return CHANGES if relation == CHANGES else f'{quote(relation)} JOIN {CHANGES} USING ("#rid")'

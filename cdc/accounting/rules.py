@@ -8,10 +8,11 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import date
 from decimal import Decimal
+from functools import partial
 from pathlib import Path
 from typing import NoReturn
 
@@ -33,9 +34,10 @@ from cdc.accounting.expressions import (
     parse,
     type_of,
 )
+from cdc.accounting.functions import VALUE, Call, Function, keeps
 from cdc.accounting.lookups import CHANGES, Lookup, Step
 from cdc.accounting.rates import Conversion
-from cdc.accounting.sql import literal, quote
+from cdc.accounting.sql import listed, literal, quote
 from cdc.config import BookConfig, LineConfig, RateConfig, RuleConfig
 from cdc.errors import ConfigError, SchemaUnknown
 from cdc.types import NUMBER, Account, TableSchema
@@ -49,6 +51,7 @@ SUMMED_DIGITS = 30  # at most, of what is summed over elements: so 10**8 of them
 # Faults a row can have, by quarantine level: 2 the rule gives no usable value, 3 the entry is not sound, 4 the book does not take it.
 LEVELS = {
     "quarantine.expression": 2,
+    "quarantine.function": 2,
     "quarantine.lookup": 2,
     "quarantine.array": 2,
     "quarantine.no_date": 2,
@@ -82,9 +85,10 @@ class Book:
 
 @dataclass(frozen=True, slots=True)
 class Program:
-    """What is done with a table's changes: the steps that look something up, in order, each with the columns that are read; the rules."""
+    """What is done with a table's changes: the steps that look something up or call a function, in order, each with the columns that are
+    read; the rules."""
 
-    steps: tuple[tuple[Found | Conversion, tuple[str, ...]], ...]
+    steps: tuple[tuple[Found | Conversion | Call, tuple[str, ...]], ...]
     rules: tuple[CompiledRule, ...]
 
 
@@ -150,13 +154,14 @@ def compile_rules(
     rules: Iterable[RuleConfig],
     books: Mapping[str, Book],
     others: Mapping[str, TableSchema],
+    functions: Mapping[str, Function],
 ) -> Program:
-    """The rules of a table, checked against its schema and those of the tables they look up, by name.
+    """The rules of a table, checked against its schema, those of the tables they look up and the functions they call, by name.
 
     Raises ConfigError with the rule's name, its place and the fault.
     """
     check_names(schema)
-    lookups, mine = _Lookups(connection, schema, others), list(rules)
+    lookups, mine = _Lookups(connection, schema, others, functions), list(rules)
     lookups.show()
     try:
         compiled = tuple(_Compiler(connection, rule, schema, books[rule.book], lookups).compile(_until(rule, mine)) for rule in mine)
@@ -171,31 +176,50 @@ def _until(rule: RuleConfig, rules: Iterable[RuleConfig]) -> date | None:
     return min((day for day in versions if rule.valid_from is None or day > rule.valid_from), default=None)
 
 
-def check_alone(connection: duckdb.DuckDBPyConnection, rules: Iterable[RuleConfig], books: Mapping[str, Book]) -> None:
+def check_alone(
+    connection: duckdb.DuckDBPyConnection, rules: Iterable[RuleConfig], books: Mapping[str, Book], functions: Mapping[str, Function]
+) -> None:
     """Check what needs no schema: every expression is scalar SQL, every constant account is in its chart. Raises ConfigError."""
     for rule in rules:
         schema = TableSchema(rule.table, "", (), ())
-        compiler = _Compiler(connection, rule, schema, books[rule.book], _Lookups(connection, schema, {}))
+        compiler = _Compiler(connection, rule, schema, books[rule.book], _Lookups(connection, schema, {}, functions))
         for i, line in enumerate(rule.lines):
             if isinstance(line.account, str):
                 compiler.account(f"lines.{i}.account", line)
                 compiler.require(i, line, {*line.dims, *(each.dimension for each in compiler.inferring(line))})
         for key, text in expressions_of(rule):
             try:
-                parse(connection, text, dict.fromkeys([*rule.lookup, *rule.each], ""), rule.each)
+                _parse_alone(connection, text, dict.fromkeys([*rule.lookup, *rule.each], ""), rule.each, functions)
             except BadExpression as error:
                 compiler.refuse(key, error)
 
 
+def _parse_alone(
+    connection: duckdb.DuckDBPyConnection, text: str, names: Mapping[str, str], arrays: Collection[str], functions: Iterable[str]
+) -> Expression:
+    def call(arguments: Sequence[str], conditions: Sequence[str]) -> Expression:
+        for each in arguments:
+            _parse_alone(connection, each, names, arrays, functions)
+        return Expression("NULL", frozenset())
+
+    return parse(connection, text, names, arrays, functions=dict.fromkeys(functions, call))
+
+
 class _Lookups:
-    """What the rules of a table look up, each thing once. Keeps the relation `rule_row`: a row with all that can be read of it.
+    """What the rules of a table look up or call, each thing once. Keeps the relation `rule_row`: a row with all that can be read of it.
 
     `read`: the columns that are, by the lookup's number.
     """
 
-    def __init__(self, connection: duckdb.DuckDBPyConnection, schema: TableSchema, others: Mapping[str, TableSchema]) -> None:
-        self._connection, self._row, self.others = connection, schema.arrow(), others
-        self.made: list[Found | Conversion] = []
+    def __init__(
+        self,
+        connection: duckdb.DuckDBPyConnection,
+        schema: TableSchema,
+        others: Mapping[str, TableSchema],
+        functions: Mapping[str, Function],
+    ) -> None:
+        self._connection, self._row, self.others, self.functions = connection, schema.arrow(), others, functions
+        self.made: list[Found | Conversion | Call] = []
         self.read: dict[int, set[str]] = {}
         self._tables: dict[tuple[Path, tuple[str, ...]], pa.Table] = {}
 
@@ -209,7 +233,11 @@ class _Lookups:
             self._tables[path, conditions] = read_table(path, conditions)
         return self._tables[path, conditions]
 
-    def add(self, make: Callable[[int], Found | Conversion]) -> Found | Conversion:
+    def faults_of_calls(self, sql: str) -> tuple[str, ...]:
+        """The fault columns of the calls that SQL holds the values of."""
+        return tuple(step.fault for step in self.made if isinstance(step, Call) and quote(step.fault) in sql)
+
+    def add(self, make: Callable[[int], Found | Conversion | Call]) -> Found | Conversion | Call:
         """The step that is made with a number, or one that is there already and does the same."""
         for known in self.made:
             if known == make(known.number):
@@ -217,8 +245,8 @@ class _Lookups:
         step = make(len(self.made))
         self.made.append(step)
         self.read[step.number] = set()
-        for name, kind in step.readable.items():
-            self._row = self._row.append(pa.field(step.column(name), kind))
+        for name, kind in [*((step.column(name), kind) for name, kind in step.readable.items()), (step.fault, pa.string())]:
+            self._row = self._row.append(pa.field(name, kind))
         self._connection.unregister("rule_row")
         self.show()
         return step
@@ -257,6 +285,7 @@ class _Compiler:
         self.inputs: set[str] = set()  # the names of what all lines need
         self.dimensions: dict[int, dict[str, str]] = {}  # by line: SQL over its relation for each, also for those that are inferred
         self.inferred: dict[int, list[tuple[str, str]]] = {}  # by line: dimensions with such SQL for what filled them, or null
+        self.asked = "true"  # SQL for the rows that functions are called for
 
     def compile(self, until: date | None) -> CompiledRule:
         """The rule; `until` is the day from which its next version holds."""
@@ -267,8 +296,9 @@ class _Compiler:
             self.relations = [CHANGES, *(step.relation for step in self.found.values())]
             self.found[name] = self.lookup(name)
         self.relations = [CHANGES]
-        inputs = {"#date": self.date()}
+        inputs = {"#date": self.date().sql}
         applies = self.applies(inputs["#date"], until)
+        self.asked = f"coalesce(TRY({applies}), true)"
         for name, text in (("voucher_key", rule.voucher_key), ("voucher_type", rule.voucher_type), ("summary", rule.summary)):
             inputs[f"#{name}"] = self.text(name, text)
         inputs["#attachments"] = self.count("attachments", rule.attachments)
@@ -308,7 +338,8 @@ class _Compiler:
         if kind != "VARCHAR" and not kind.endswith("[]"):
             self.refuse(key, f"'{text}' is a {kind}; an array is JSON text or a list")
         text = array.sql if kind == "VARCHAR" else f"CAST(to_json({array.sql}) AS VARCHAR)"
-        step = self.lookups.add(lambda number: Array(number, self.book.config.time_zone, CHANGES, text))
+        zone, calls = self.book.config.time_zone, self.lookups.faults_of_calls(text)
+        step = self.lookups.add(lambda number: Array(number, zone, CHANGES, text, calls))
         assert isinstance(step, Array)
         return step
 
@@ -320,13 +351,14 @@ class _Compiler:
             if line.by is not None:
                 self.amount(f"lines.{i}.{_side(line)}", getattr(line, _side(line)))  # of the row alone
         self.relations = [CHANGES, array.relation]
-        inputs, weights, parts, faults = dict[str, str](), [], dict[str, str](), self.lookup_faults(name)
+        inputs, parts, bases, faults = dict[str, str](), dict[str, str](), dict[str, str](), self.lookup_faults(name)
         for i, line in self.lines(name):
             inputs |= self.line_inputs(i, line)
             faults += self.line_faults(i, line)
             if line.by is not None:
-                weights.append(f"#lines.{i}.by")
-                parts |= self.parts(i, line)
+                parts[f"#lines.{i}.by"] = self.part(i, line)
+                if i in self.conversions:
+                    bases[f"#lines.{i}.by"] = self.in_base(_input(i, "by.part"), _input(i, "rate"))
         self.relations = [CHANGES]
         sums: dict[str, str] = {}
         for side in ("debit", "credit"):
@@ -343,22 +375,21 @@ class _Compiler:
             applies,
             self.misses(name),
             inputs,
-            tuple(weights),
+            {name: self.failed(name.removeprefix("#"), sql) for name, sql in inputs.items()},
             parts,
+            bases,
             f"CASE {' '.join(faults)} END",
             {i: self.line_struct(i, line) for i, line in self.lines(name)},
             sums,
         )
 
-    def parts(self, i: int, line: LineConfig) -> dict[str, str]:
+    def part(self, i: int, line: LineConfig) -> str:
         """SQL for an element's part of an amount: what the elements up to it have of it together, without what those before it have. So
-        the parts add up to the amount. Where it is in another currency, also for what the part is in the book's."""
+        the parts add up to the amount."""
         amount, by, decimals = _input(i, _side(line)), _input(i, "by"), self.book.config.decimals
         upto, all_of_it = _input(i, "by.upto"), _input(i, "by.all")
-        part = f"""CASE {amount} WHEN 0 THEN 0 ELSE share({amount}, {upto}, {all_of_it}, {decimals})
+        return f"""CASE {amount} WHEN 0 THEN 0 ELSE share({amount}, {upto}, {all_of_it}, {decimals})
             - share({amount}, {upto} - {by}, {all_of_it}, {decimals}) END"""
-        base = {f"#lines.{i}.by.base": self.in_base(_input(i, "by.part"), _input(i, "rate"))} if i in self.conversions else {}
-        return {f"#lines.{i}.by.part": part, **base}
 
     @property
     def arrays(self) -> list[str]:
@@ -394,7 +425,7 @@ class _Compiler:
             table = self.lookups.table(path, tuple(wanted.on))
         except BadTable as error:
             self.refuse(f"{place}.csv", error)
-        day, zone = self.date() if {FROM, TO} & set(table.column_names) else "NULL", self.book.config.time_zone
+        day, zone = self.date().sql if {FROM, TO} & set(table.column_names) else "NULL", self.book.config.time_zone
         step = self.lookups.add(lambda number: Derivation(number, zone, over, path, table, on, day))
         assert isinstance(step, Derivation)
         return step
@@ -443,26 +474,33 @@ class _Compiler:
     def failing(self, applies: str, inputs: Mapping[str, str], lines: str, elements: Sequence[Elements]) -> str:
         """SQL for the rows on which the rule fails, and the first of its keys that does. DuckDB's own message is left out: it tells of
         another row where several fail."""
-        keys = " ".join(f"WHEN TRY(struct_pack(v := {sql})) IS NULL THEN {literal(name.removeprefix('#'))}" for name, sql in inputs.items())
+        keys = {"when": f"TRY({applies})", **{name.removeprefix("#"): f"TRY(struct_pack(v := {sql}))" for name, sql in inputs.items()}}
+        cases = " ".join(f"WHEN {tried} IS NULL THEN {self.failed(key, tried)}" for key, tried in keys.items())
         tried = ", ".join(f"TRY({sql}) AS {quote(name)}" for name, sql in inputs.items())
         joined = _joined(each.gathered(tried=True) for each in elements)
-        failing = f"""SELECT "#rid", concat('quarantine.expression|', coalesce("#failed", 'an amount is out of range')) AS fault
-            FROM (SELECT "#rid"{self.misses(None)}, CASE WHEN TRY({applies}) IS NULL THEN 'when' {keys} END AS "#failed", {tried}
+        failing = f"""SELECT "#rid", coalesce("#failed", 'quarantine.expression|an amount is out of range') AS fault
+            FROM (SELECT "#rid"{self.misses(None)}, CASE {cases} END AS "#failed", {tried}
                 FROM c WHERE "#op" <> 'd' AND coalesce(TRY({applies}), true)){joined}
             WHERE "#failed" IS NOT NULL OR TRY(struct_pack(fault := {self.fault()}, lines := {lines})) IS NULL"""
         each = [f"SELECT * FROM ({failing})", *(each.failing() for each in elements)]
         return f'SELECT "#rid", min(fault) AS fault FROM ({" UNION ALL ".join(each)}) GROUP BY "#rid"' if elements else failing
 
+    def failed(self, key: str, sql: str) -> str:
+        """SQL for the fault of a row on which a key fails: that of a function it calls, or else its expression's."""
+        expression, faults = literal(f"quarantine.expression|{key}"), listed(self.lookups.faults_of_calls(sql))
+        return f"coalesce({literal(f'quarantine.function|{key}: ')} || coalesce({faults}), {expression})" if faults else expression
+
     def refuse(self, key: str, fault: object) -> NoReturn:
         raise ConfigError("rules.bad", rule=self.rule.name, place=self.rule.place, key=key, fault=fault) from None
 
-    def expression(self, key: str, text: str, *kinds: str) -> Expression:
-        """A checked expression of one of the given types, or of any type."""
+    def expression(self, key: str, text: str, *kinds: str, asked: str | None = None) -> Expression:
+        """A checked expression of one of the given types, or of any type. `asked`: SQL for the rows its value may be needed of."""
         try:
             names = {name: str(step.number) for name, step in self.found.items()}
             arrays = [name for name, step in self.found.items() if isinstance(step, Array)]
             macros = {"account_code": account_code(self.book.name)}
-            parsed = parse(self.connection, text, names, arrays, self.book.config.decimals, macros)
+            functions = {name: partial(self.call, key, function, asked or self.asked) for name, function in self.lookups.functions.items()}
+            parsed = parse(self.connection, text, names, arrays, self.book.config.decimals, macros, functions)
             check_columns(parsed, [column.name for column in self.schema.columns])
             for name, column in parsed.references:
                 self.read(name, column)
@@ -473,6 +511,32 @@ class _Compiler:
         if kinds and kind not in kinds and kind != '"NULL"':
             self.refuse(key, f"'{text}' is a {kind}, but must be a {' or a '.join(kinds)}")
         return parsed
+
+    def call(self, key: str, function: Function, asked: str, texts: Sequence[str], conditions: Sequence[str]) -> Expression:
+        """What stands for a call of a Python function with arguments, which must be exact and come to it as they are.
+
+        It is made for the rows `asked` for, or their elements if it reads those, on which none of the conditions is false.
+        """
+        if len(texts) != len(function.takes):
+            raise BadExpression(f"'{function.name}' takes {len(function.takes)} arguments, and here are {len(texts)}")
+        guards = []
+        for condition in conditions:
+            guards.append(self.expression(key, condition, "BOOLEAN", asked=asked))
+            asked += f" AND coalesce(TRY({guards[-1].sql}), true)"
+        arguments = [self.expression(key, text, asked=asked) for text in texts]
+        for text, argument, declared in zip(texts, arguments, function.takes, strict=True):
+            check_exact(self.connection, argument, "rule_row")
+            kind = type_of(self.connection, argument, "rule_row")
+            if not keeps(kind, declared):
+                raise BadExpression(f"'{function.name}' takes a {declared}, and '{text}' is a {kind}: CAST({text} AS {declared})")
+        over, made = self.over(key, [*guards, *arguments]), tuple(argument.sql for argument in arguments)
+        inner = tuple(dict.fromkeys(fault for sql in made for fault in self.lookups.faults_of_calls(sql)))
+        zone = self.book.config.time_zone
+        step = self.lookups.add(lambda number: Call(number, zone, over, function, made, asked, inner))
+        assert isinstance(step, Call)
+        self.lookups.read[step.number].add(VALUE)
+        references = frozenset[tuple[str, str]]().union(*(argument.references for argument in arguments))
+        return Expression(step.sql, frozenset[str]().union(*(argument.columns for argument in arguments)), references)
 
     def needed(self, each: str | None) -> dict[str, Found]:
         """What is looked up for the row, or for each element of an array, and can't be done without."""
@@ -503,11 +567,11 @@ class _Compiler:
     def count(self, key: str, text: str | None) -> str:
         return "CAST(NULL AS INTEGER)" if text is None else f"CAST({self.expression(key, text, *sorted(INTEGERS)).sql} AS INTEGER)"
 
-    def date(self) -> str:
-        return self.day("date", self.rule.date).sql
+    def date(self) -> Expression:
+        return self.day("date", self.rule.date, "true")  # also of rows that the rule does not apply to
 
-    def day(self, key: str, text: str) -> Expression:
-        day = self.expression(key, text, "DATE", "TIMESTAMP", "TIMESTAMP WITH TIME ZONE")
+    def day(self, key: str, text: str, asked: str | None = None) -> Expression:
+        day = self.expression(key, text, "DATE", "TIMESTAMP", "TIMESTAMP WITH TIME ZONE", asked=asked)
         return replace(day, sql=f"CAST({day.sql} AS DATE)")
 
     def amount(self, key: str, text: str) -> str:
@@ -575,7 +639,7 @@ class _Compiler:
 
     def inference(self, inference: Inference, over: str, on: tuple[tuple[str, str], ...]) -> Derivation:
         """The step of an inference, by SQL over a relation for its conditions."""
-        day, zone = self.date() if inference.dated else "NULL", self.book.config.time_zone
+        day, zone = self.date().sql if inference.dated else "NULL", self.book.config.time_zone
         step = self.lookups.add(lambda number: Derivation(number, zone, over, inference.path, inference.table, on, day))
         assert isinstance(step, Derivation)
         return step
@@ -617,8 +681,8 @@ class _Compiler:
         shared out that follows for each part."""
         at, side, book = f"lines.{i}", f"#lines.{i}.{_side(line)}", self.book
         assert isinstance(line.rate, RateConfig) and line.currency is not None
-        key, text = ("date", self.rule.date) if line.rate.date is None else (f"{at}.rate.date", line.rate.date)
-        currency, day, rate_type = self.expression(f"{at}.currency", line.currency), self.day(key, text), line.rate.type
+        day = self.date() if line.rate.date is None else self.day(f"{at}.rate.date", line.rate.date)
+        currency, rate_type = self.expression(f"{at}.currency", line.currency), line.rate.type
         zone, over = book.config.time_zone, self.over(at, (currency, day))
         step = self.lookups.add(lambda number: Conversion(number, zone, over, book.name, book.config, rate_type, currency.sql, day.sql))
         assert isinstance(step, Conversion)
