@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any
 from cdc.accounting.accountant import Accountant
 from cdc.accounting.charts import codes_by_name, income_accounts, load_chart
 from cdc.accounting.dimensions import inferences, required
+from cdc.accounting.functions import load_functions
 from cdc.accounting.rules import Book
 from cdc.config import Config, SourceConfig
 from cdc.errors import ConfigError
@@ -72,8 +73,8 @@ def books(config: Config) -> tuple[dict[str, Book], list[Account]]:
 
 
 def accountant(config: Config) -> Accountant:
-    """The rules of a config, ready to be compiled against schemas."""
-    return Accountant(config.rules, books(config)[0])
+    """The rules of a config, ready to be compiled against schemas. Raises ConfigError, also for a function that can't be loaded."""
+    return Accountant(config.rules, books(config)[0], load_functions(config.path, config.functions))
 
 
 def check_rules(config: Config, schemas: Mapping[str, TableSchema]) -> None:

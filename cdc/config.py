@@ -21,6 +21,8 @@ from cdc.paths import find, read_toml
 NAME = r"^[a-z][a-z0-9_]{0,30}$"
 PERIOD = r"^\d{4}-(0[1-9]|1[0-2])$"
 CURRENCY = r"^[A-Z]{3}$"
+DECIMAL = re.compile(r"DECIMAL\((\d+),(\d+)\)")
+_EXACT_TYPES = ("BOOLEAN", "TINYINT", "SMALLINT", "INTEGER", "BIGINT", "VARCHAR", "DATE", "TIMESTAMP")
 _DURATION = re.compile(r"^(\d+)\s*(ms|s|m|h|d)$")
 _SIZE = re.compile(r"^(\d+)\s*(B|KB|MB|GB)$", re.IGNORECASE)
 _SECONDS = {"ms": 0.001, "s": 1, "m": 60, "h": 3600, "d": 86400}
@@ -49,9 +51,21 @@ def _zone(value: str) -> str:
     return value
 
 
+def _exact_type(value: str) -> str:
+    kind = "".join(value.upper().split())
+    plain = re.sub(r"(\[\])+$", "", kind)
+    digits = DECIMAL.fullmatch(plain)
+    if plain in ("FLOAT", "DOUBLE", "REAL"):
+        raise ValueError(f"{value} is a binary float, and an amount must stay exact: use a DECIMAL such as 'DECIMAL(18,2)'")
+    if plain not in _EXACT_TYPES and not (digits and 1 <= int(digits[1]) <= 38 and int(digits[2]) <= int(digits[1])):
+        raise ValueError(f"'{value}' is none of DECIMAL(p,s), {', '.join(_EXACT_TYPES)}, nor a list of one of them such as 'BIGINT[]'")
+    return kind
+
+
 Duration = Annotated[timedelta, BeforeValidator(_duration), PlainSerializer(str)]
 Size = Annotated[int, BeforeValidator(_size)]
 Zone = Annotated[str, AfterValidator(_zone)]
+ExactType = Annotated[str, AfterValidator(_exact_type)]
 
 
 M = TypeVar("M", bound="Model")
@@ -211,8 +225,10 @@ class LineConfig(Model):
     """A line of a rule: an account, and a debit, a credit or the rest; all else optional. All but a constant account are expressions.
 
     `rest`: what the other lines lack to balance, on the side that lacks it; at most that much, if an amount is given. `when`: whether
-    the line is there. `rate`: by an expression, the debit or credit being in base currency; or looked up, the debit or credit being in
-    `currency`. `exchange`: the line stands for an exchange of currencies, so that the entry need not balance in each of them.
+    the line is there. `each`: the array of the rule for each element of which it is; `by`: its amount is one of the row, shared out
+    over the elements in this proportion. `rate`: by an expression, the debit or credit being in base currency; or looked up, the debit
+    or credit being in `currency`. `exchange`: the line stands for an exchange of currencies, so that the entry need not balance in each
+    of them.
     """
 
     account: str | Annotated[dict[Literal["expr"], str], Field(min_length=1)]
@@ -220,6 +236,8 @@ class LineConfig(Model):
     credit: str | None = None
     rest: Literal[True] | Annotated[Decimal, Field(ge=0)] | None = None
     when: str | None = None
+    each: str | None = None
+    by: str | None = None
     currency: str | None = None
     orig_amount: str | None = None
     rate: str | RateConfig | None = None
@@ -242,11 +260,12 @@ class LookupConfig(Model):
     optional: bool = False
 
 
+Arrays = dict[Annotated[str, Field(pattern=NAME)], str]
 Lookups = dict[Annotated[str, Field(pattern=NAME)], LookupConfig]
 
 
 class VariantConfig(Model):
-    """What is different where a rule posts into another book, too. Lookups are added to the rule's."""
+    """What is different where a rule posts into another book, too. Arrays and lookups are added to the rule's."""
 
     when: str | None = None
     date: str | None = None
@@ -254,12 +273,14 @@ class VariantConfig(Model):
     voucher_type: str | None = None
     summary: str | None = None
     attachments: str | None = None
+    each: Arrays = Field(default_factory=dict)
     lookup: Lookups = Field(default_factory=dict)
     lines: list[LineConfig] | None = Field(None, min_length=1)
 
 
 class RuleConfig(Model):
-    """`[[rules]]`. `lookup`: by the names that its expressions know them by (`customer.region`). `variants`: by their books.
+    """`[[rules]]`. `each`: arrays of the row (JSON text or lists), by the names that lines know an element of them by (`item.sku`).
+    `lookup`: by the names that its expressions know them by (`customer.region`). `variants`: by their books.
 
     `currency` and `rate` are those of each line that has none of its own.
 
@@ -279,6 +300,7 @@ class RuleConfig(Model):
     rate: str | RateConfig | None = None
     version: int = Field(1, ge=1)
     valid_from: Day | None = None
+    each: Arrays = Field(default_factory=dict)
     lookup: Lookups = Field(default_factory=dict)
     lines: list[LineConfig] = Field(min_length=1)
     variants: dict[str, VariantConfig] = Field(default_factory=dict)
@@ -288,9 +310,9 @@ class RuleConfig(Model):
         """The rule as it is for each of its books."""
         yield self.model_copy(update={"variants": {}})._with_currency()
         for book, variant in self.variants.items():
-            changed = {key: value for key in variant.model_fields_set - {"lookup"} if (value := getattr(variant, key)) is not None}
-            other = self.model_copy(update={**changed, "book": book, "lookup": self.lookup | variant.lookup, "variants": {}})
-            yield other._with_currency()
+            changed = {key: value for key in variant.model_fields_set - {"each", "lookup"} if (value := getattr(variant, key)) is not None}
+            added = {"each": self.each | variant.each, "lookup": self.lookup | variant.lookup}
+            yield self.model_copy(update={**changed, **added, "book": book, "variants": {}})._with_currency()
 
     def _with_currency(self) -> RuleConfig:
         """The rule's currency and rate given to each line that has none of its own, but for the rest, which is in base currency."""
@@ -309,6 +331,18 @@ class RuleConfig(Model):
         return self._place
 
 
+class FunctionConfig(Model):
+    """`[functions.<name>]`: the function `call` (or of that name) of a Python file, which rules call by the name.
+
+    `takes` and `gives` are exact types of DuckDB's; what the function sees of them is told in `cdc/accounting/functions.py`.
+    """
+
+    file: Path
+    call: str | None = Field(None, min_length=1)
+    takes: list[ExactType] = Field(min_length=1)
+    gives: ExactType
+
+
 class Config(Model):
     """The whole file. `path` is where it was read; relative paths in it start there."""
 
@@ -317,6 +351,7 @@ class Config(Model):
     publish: PublishConfig | None = None
     books: dict[Annotated[str, Field(pattern=NAME)], BookConfig] = Field(min_length=1)
     sources: dict[Annotated[str, Field(pattern=NAME)], SourceConfig] = Field(min_length=1)
+    functions: dict[Annotated[str, Field(pattern=NAME)], FunctionConfig] = Field(default_factory=dict)
     rules: list[RuleConfig] = Field(default_factory=list)
 
 
@@ -343,7 +378,8 @@ def load(option: str | Path | None = None) -> Config:
         name: source.model_copy(update={"password_file": path.parent / source.password_file}) if source.password_file else source
         for name, source in config.sources.items()
     }
-    config = config.model_copy(update={"rules": [rule for _, _, rule in checked], "sources": sources})
+    functions = {name: each.model_copy(update={"file": path.parent / each.file}) for name, each in config.functions.items()}
+    config = config.model_copy(update={"rules": [rule for _, _, rule in checked], "sources": sources, "functions": functions})
     for file_key, fault in _contradictions(config, [(file, key) for file, key, _ in checked]):
         raise ConfigError("config.key", path=file_key[0], key=file_key[1], fault=fault)
     return config
@@ -409,6 +445,8 @@ def _contradictions(config: Config, places: list[tuple[Path, str]]) -> Iterator[
                 yield (path, f"{key}.table"), fault
         if rule.table not in captured:
             yield (path, f"{key}.table"), f"rule '{rule.name}': '{rule.table}' is not a captured table"
+        for name in rule.each.keys() & rule.lookup.keys():
+            yield (path, f"{key}.each.{name}"), f"rule '{rule.name}': '{name}' is looked up, too"
         for name, lookup in rule.lookup.items():
             if (lookup.table is None) == (lookup.csv is None):
                 yield (path, f"{key}.lookup.{name}"), f"rule '{rule.name}': a lookup is in either a table or a csv"
@@ -429,5 +467,10 @@ def _contradictions(config: Config, places: list[tuple[Path, str]]) -> Iterator[
                 yield (path, f"{key}.lines.{i}.orig_amount"), fault
             if line.rest is not None and line.when is not None:
                 yield (path, f"{key}.lines.{i}.when"), f"rule '{rule.name}': the rest is there whenever there is one"
+            if line.each is not None and (line.rest is not None or line.each not in rule.each):
+                fault = "there is one rest for all lines" if line.rest is not None else f"there is no '{line.each}' among the rule's 'each'"
+                yield (path, f"{key}.lines.{i}.each"), f"rule '{rule.name}': {fault}"
+            if line.by is not None and line.each is None:
+                yield (path, f"{key}.lines.{i}.by"), f"rule '{rule.name}': only an amount of lines with 'each' is shared out"
         if sum(line.rest is not None for line in rule.lines) > 1:
             yield (path, f"{key}.lines"), f"rule '{rule.name}': only one line can be the rest"

@@ -18,6 +18,7 @@ The steps are temporary tables, each built from the ones before:
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from types import MappingProxyType
 
 import duckdb
 import pyarrow as pa
@@ -26,6 +27,7 @@ import pyarrow.compute as pc
 from cdc.accounting import revaluation
 from cdc.accounting.composite import called, install
 from cdc.accounting.corrections import CHANGE, ENDED_BY_STEPS, HEADER, PLAIN, POSTING, STEPS, set_periods, set_policies
+from cdc.accounting.functions import Function
 from cdc.accounting.lookups import MirrorOf, States
 from cdc.accounting.rates import changed, keep_rates, rates_of
 from cdc.accounting.rules import LEVELS, Book, CompiledRule, Program, check_alone, compile_rules, expressions_of, keyed, row_hash, row_key
@@ -77,8 +79,10 @@ def _no_rows(schema: TableSchema, keys: pa.Table) -> Iterator[pa.Table]:
 class Accountant:
     """Turns the changes of captured tables into postings by the rules of a config. Belongs to one thread."""
 
-    def __init__(self, rules: Iterable[RuleConfig], books: Mapping[str, Book]) -> None:
-        self._rules, self._books = tuple(rules), books
+    def __init__(
+        self, rules: Iterable[RuleConfig], books: Mapping[str, Book], functions: Mapping[str, Function] = MappingProxyType({})
+    ) -> None:
+        self._rules, self._books, self._functions = tuple(rules), books, functions
         self.looked_up = frozenset(name for rule in self._rules for name in (lookup.table for lookup in rule.lookup.values()) if name)
         self._schemas: dict[str, TableSchema] = {}
         self._expected: dict[str, TableSchema] = {}
@@ -93,7 +97,7 @@ class Accountant:
         keep_rates(self._db, REFERENCE["rates"].empty_table())
         if called(text for rule in self._rules for _, text in expressions_of(rule)):
             install(self._db, {name: book.codes for name, book in books.items()})
-        check_alone(self._db, self._rules, self._books)
+        check_alone(self._db, self._rules, self._books, functions)
 
     def know(self, schemas: Iterable[TableSchema]) -> None:
         """Tables as their mirrors are: what rules that look them up can read."""
@@ -157,7 +161,7 @@ class Accountant:
         schemas = (schema, *(others.get(lookup.table) for rule in rules for lookup in rule.lookup.values() if lookup.table))
         known = self._compiled.get(schema.name)
         if known is None or known[0] != schemas:
-            known = self._compiled[schema.name] = schemas, compile_rules(self._db, schema, rules, self._books, others)
+            known = self._compiled[schema.name] = schemas, compile_rules(self._db, schema, rules, self._books, others, self._functions)
         return known[1]
 
     def states(self, mirror: MirrorOf) -> States:

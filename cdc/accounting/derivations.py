@@ -20,7 +20,7 @@ from pathlib import Path
 import duckdb
 import pyarrow as pa
 
-from cdc.accounting.lookups import States, Step
+from cdc.accounting.lookups import States, Step, rows
 from cdc.accounting.sql import literal, quote
 from cdc.types import DELETE
 
@@ -33,7 +33,7 @@ class BadTable(ValueError):
 
 @dataclass(frozen=True, slots=True)
 class Derivation(Step):
-    """What follows from values, by a derivation table. `on`: its conditions with SQL over `c` for their values; `day`: SQL for the date."""
+    """What follows from values, by a derivation table. `on`: its conditions with SQL for their values; `day`: SQL for the date."""
 
     path: Path
     table: pa.Table
@@ -48,7 +48,7 @@ class Derivation(Step):
         return {**followed, ROW: pa.int64()}
 
     def add(self, connection: duckdb.DuckDBPyConnection, states: States, columns: Iterable[str]) -> None:
-        """Add some of the columns to `c`."""
+        """Add some of the columns."""
         connection.register("derivation", self.table)
         try:
             self.widen(connection, self._wider(columns))
@@ -70,11 +70,11 @@ class Derivation(Step):
         )
         picked = "".join(f"d.{quote(name)} AS {quote(self.column(name))}, " for name in columns)
         joined = " AND ".join(f"f.{quote(key)} IS NOT DISTINCT FROM {sql}" for key, sql in values.items())
-        return f"""WITH a AS MATERIALIZED (SELECT DISTINCT {asked} FROM c WHERE "#op" <> '{DELETE}'),
+        return f"""WITH a AS MATERIALIZED (SELECT DISTINCT {asked} FROM {rows(self.over)} WHERE "#op" <> '{DELETE}'),
                 f AS MATERIALIZED (SELECT a.*, min(d."#row") AS "#row" FROM a LEFT JOIN derivation d ON {" AND ".join(fits)} GROUP BY ALL)
-            SELECT c.*, {picked} CASE WHEN f."#row" IS NULL THEN {literal(f"no row of {self.path.name} for ")} || {told} END
-                AS {quote(self.fault)}
-            FROM c LEFT JOIN f ON {joined} LEFT JOIN derivation d ON d."#row" = f."#row" """
+            SELECT {quote(self.over)}.*, {picked}
+                CASE WHEN f."#row" IS NULL THEN {literal(f"no row of {self.path.name} for ")} || {told} END AS {quote(self.fault)}
+            FROM {rows(self.over)} LEFT JOIN f ON {joined} LEFT JOIN derivation d ON d."#row" = f."#row" """
 
 
 def read_header(path: Path) -> list[str]:

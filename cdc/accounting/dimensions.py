@@ -76,8 +76,8 @@ def _inference(wanted: InferConfig, codes: frozenset[str], asking: Mapping[str, 
 
 
 def inferred(inference: Inference, step: Derivation, within: str, own: str) -> tuple[str, str]:
-    """SQL over `c` for a dimension of a line, `own` being what the line has without, and for what filled it: `budget.csv:12`, the row of
-    the file, or null where nothing did. `within`: SQL for whether the line's account is one that it is inferred for."""
+    """SQL for a dimension of a line, `own` being what the line has without, and for what filled it: `budget.csv:12`, the row of the
+    file, or null where nothing did. `within`: SQL for whether the line's account is one that it is inferred for."""
     value, row = quote(step.column(inference.dimension)), f"CAST({quote(step.column(ROW))} AS VARCHAR)"
     fills = f"{within} AND {blank(own)}"
     return (

@@ -10,7 +10,7 @@ from __future__ import annotations
 import difflib
 import json
 import re
-from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
 from types import MappingProxyType
@@ -19,6 +19,8 @@ from typing import Any
 import duckdb
 
 from cdc.accounting import composite
+from cdc.accounting.rounding import ROUNDING
+from cdc.accounting.sql import literal, quote
 
 _ALLOWED = {"CONSTANT", "COLUMN_REF", "FUNCTION", "OPERATOR", "COMPARISON", "CONJUNCTION", "CASE", "CAST", "BETWEEN", "COLLATE"}
 _REFUSED_WORDS = {
@@ -28,7 +30,7 @@ _REFUSED_WORDS = {
     "PARAMETER": "a parameter",
     "LAMBDA": "'->' (write json_extract_string(column, '$.key'))",
 }
-_MACROS = {"nullif", "split_part", "date_add", "md5_number_lower", "md5_number_upper", "exact_json", *composite.FUNCTIONS}
+_MACROS = {"nullif", "split_part", "date_add", "md5_number_lower", "md5_number_upper", "exact_json", *ROUNDING, *composite.FUNCTIONS}
 _IMPURE = (
     "current_",
     "getvariable",
@@ -45,6 +47,7 @@ _IMPURE = (
     "json_serialize",
     "__",
 )
+INTEGERS = {"TINYINT", "SMALLINT", "INTEGER", "BIGINT", "HUGEINT", "UTINYINT", "USMALLINT", "UINTEGER", "UBIGINT", "UHUGEINT"}
 _FLOAT = re.compile(r"\b(FLOAT|DOUBLE)\b")  # by itself, in a list or in a struct
 _JSON_TEXT, _EXACT = {"json_extract_string", "->>"}, "exact_json"
 _FORMATS = {"printf", "format"}  # of a DECIMAL they print the nearest DOUBLE
@@ -63,33 +66,68 @@ class Expression:
     references: frozenset[tuple[str, str]] = frozenset()
 
 
+Caller = Callable[[Sequence[str], Sequence[str]], Expression]
 _NONE: Mapping[str, str] = MappingProxyType({})
 
 
 def parse(
-    connection: duckdb.DuckDBPyConnection, text: str, names: Mapping[str, str] = _NONE, functions: Mapping[str, str] = _NONE
+    connection: duckdb.DuckDBPyConnection,
+    text: str,
+    names: Mapping[str, str] = _NONE,
+    arrays: Collection[str] = (),
+    decimals: int = 2,
+    macros: Mapping[str, str] = _NONE,
+    functions: Mapping[str, Caller] = MappingProxyType({}),
 ) -> Expression:
     """Check that a text is one scalar expression of the row, and of what it may read besides. Raises BadExpression.
 
-    `names`: how these are called; in the SQL `customer.region` is the one column `"#3.region"` if it stands for '3'. `functions`: those
-    that go by another name in the SQL.
+    `names`: how these are called; in the SQL `customer.region` is the one column `"#3.region"` if it stands for '3'. `arrays`: those of
+    which an element is read, by any path (`item.tax.rate`). `decimals`: what functions round to that are not told. `macros`: functions
+    that go by another name in the SQL. `functions`: those of the config, each giving what stands in the SQL for a call with arguments,
+    under conditions of CASE without which it is not reached.
     """
     node = _tree(connection, text)
+    calls = [(part, _render(connection, part["children"]), _render(connection, guards)) for part, guards in _calls(node, functions)]
     columns: set[str] = set()
     references: set[tuple[str, str]] = set()
-    for part in _parts(node):
-        _check(part, text)
-        if part["class"] == "COLUMN_REF" and len(part["column_names"]) == 2 and part["column_names"][0] in names:
-            name, column = part["column_names"]
-            references.add((name, column))
-            part["column_names"] = [f"#{names[name]}.{column}"]
-        elif part["class"] == "COLUMN_REF":
+    fields: list[tuple[dict[str, Any], dict[str, Any]]] = []
+    for part in _parts(node, functions):
+        _check(part, text, functions)
+        path = part["column_names"] if part["class"] == "COLUMN_REF" else []
+        if len(path) > 1 and path[0] in arrays:
+            references.add((path[0], path[1]))
+            fields.append((part, _tree(connection, element(f"#{names[path[0]]}", path[1:]))))
+        elif len(path) == 2 and path[0] in names:
+            references.add((path[0], path[1]))
+            part["column_names"] = [f"#{names[path[0]]}.{path[1]}"]
+        elif path:
             columns.add(_column(part, names))
         elif part.get("function_name") in _JSON_TEXT:
             part["children"][0] = _exact(connection, part["children"][0])
-        elif part.get("function_name", "").lower() in functions:
-            part["function_name"] = functions[part["function_name"].lower()]
+        elif part.get("function_name") in ROUNDING:
+            _round(connection, part, decimals)
+        elif part.get("function_name", "").lower() in macros:
+            part["function_name"] = macros[part["function_name"].lower()]
+    for part, field in fields:
+        part.clear()
+        part.update(field)
+    for part, arguments, conditions in calls:
+        made = functions[part["function_name"]](arguments, conditions)
+        part.clear()
+        part.update(_tree(connection, made.sql))
+        columns, references = columns | made.columns, references | made.references
     return Expression(_render(connection, [node])[0], frozenset(columns), frozenset(references))
+
+
+def is_duckdbs(name: str) -> bool:
+    """Whether a name is a function of DuckDB's, or a word that can't be one of anybody's."""
+    with duckdb.connect() as connection:
+        try:
+            tree = _tree(connection, f"{name}(1)")
+        except BadExpression:
+            return True
+        known = connection.execute("SELECT count(*) FROM duckdb_functions() WHERE function_name = $1", [name]).fetchall()[0][0]
+    return tree.get("function_name") != name or name in _MACROS or known > 0
 
 
 def check_columns(expression: Expression, known: Sequence[str]) -> None:
@@ -98,6 +136,32 @@ def check_columns(expression: Expression, known: Sequence[str]) -> None:
     for column in sorted(expression.columns):
         if column.casefold() not in names:
             raise BadExpression(f"there is no column '{column}'{did_you_mean(column, known)}")
+
+
+def check_rounded(connection: duckdb.DuckDBPyConnection, expression: Expression, relation: str) -> None:
+    """Raises BadExpression when a function that rounds is given what is no exact number."""
+    calls = [part for part in _parts(_tree(connection, expression.sql)) if part.get("function_name") in ROUNDING]
+    rendered = _render(connection, [argument for call in calls for argument in call["children"]])
+    for sql, kind in zip(rendered, _types(connection, rendered, relation), strict=True):
+        if not kind.startswith("DECIMAL") and kind not in INTEGERS:
+            raise BadExpression(f"'{sql}' is a {kind}, and only a DECIMAL or a whole number can be rounded: CAST(... AS DECIMAL(18,6))")
+
+
+def _round(connection: duckdb.DuckDBPyConnection, call: dict[str, Any], decimals: int) -> None:
+    """Tell a function that rounds to how many decimals, if it is not told."""
+    name, given = call["function_name"], len(call["children"])
+    if given == ROUNDING[name]:
+        call["children"].append(_tree(connection, str(decimals)))
+    elif given != ROUNDING[name] + 1:
+        raise BadExpression(f"'{name}' takes {ROUNDING[name]} arguments, and one for the decimals if they are not the book's")
+
+
+def element(column: str, path: Sequence[str]) -> str:
+    """SQL for what stands in an element of an array: its place for `number`, itself for `value`, else the field of that name or path."""
+    if list(path) == ["number"]:
+        return quote(f"{column}.number")
+    pointer = "" if list(path) == ["value"] else "".join("/" + name.replace("~", "~0").replace("/", "~1") for name in path)
+    return f"json_extract_string({quote(f'{column}.json')}, {literal(pointer or '$')})"
 
 
 def _exact(connection: duckdb.DuckDBPyConnection, document: dict[str, Any]) -> dict[str, Any]:
@@ -152,20 +216,35 @@ def _tree(connection: duckdb.DuckDBPyConnection, text: str) -> dict[str, Any]:
     return tree
 
 
-def _parts(node: Any) -> Iterator[dict[str, Any]]:
-    """All expression nodes of a tree, the outermost first."""
+def _parts(node: Any, functions: Collection[str] = ()) -> Iterator[dict[str, Any]]:
+    """All expression nodes of a tree, the outermost first, without the arguments of the config's functions."""
     if isinstance(node, dict):
         if "class" in node:
             yield node
-            if node["class"] == "SUBQUERY":
+            if node["class"] == "SUBQUERY" or node.get("function_name") in functions:
                 return
         node = list(node.values())
     if isinstance(node, list):
         for child in node:
-            yield from _parts(child)
+            yield from _parts(child, functions)
 
 
-def _check(part: dict[str, Any], text: str) -> None:
+def _calls(
+    node: Any, functions: Collection[str], guards: tuple[dict[str, Any], ...] = ()
+) -> Iterator[tuple[dict[str, Any], tuple[dict[str, Any], ...]]]:
+    """The outermost calls of the config's functions in a tree, each with the conditions of the branches of CASE that it stands in."""
+    if isinstance(node, list):
+        for child in node:
+            yield from _calls(child, functions, guards)
+    elif isinstance(node, dict) and node.get("function_name") in functions:
+        yield node, guards
+    elif isinstance(node, dict):
+        guard = (node["when_expr"],) if "when_expr" in node else ()
+        for key, child in node.items():
+            yield from _calls(child, functions, guards + guard if key == "then_expr" else guards)
+
+
+def _check(part: dict[str, Any], text: str, functions: Collection[str]) -> None:
     if part["class"] not in _ALLOWED:
         raise BadExpression(
             f"'{text}' holds {_REFUSED_WORDS.get(part['class'], part['class'].lower())}; a rule is a scalar expression over its row"
@@ -174,7 +253,9 @@ def _check(part: dict[str, Any], text: str) -> None:
         name = part["function_name"].lower()
         if part["filter"] or part["distinct"] or part["order_bys"]["orders"]:
             raise BadExpression(f"'{text}' holds an aggregate; a rule is a scalar expression over its row")
-        if name.startswith(_IMPURE) or name not in _functions():
+        if name in functions and part["schema"]:
+            raise BadExpression(f"'{part['schema']}.{name}': write {name}(...) alone")
+        if name not in functions and (name.startswith(_IMPURE) or name not in _functions()):
             raise BadExpression(f"'{name}' is not a function a rule may call: only scalar functions of the row that always answer alike")
 
 

@@ -3,8 +3,8 @@
 The mirrors are written before the changes of a batch are accounted for. What they then no longer show is kept here: of each row that the
 batch changed in a table that rules look up, the states it had, with the transactions (by their index in the batch) in which it had them.
 
-A lookup adds columns to the relation `c` of changes, named by its number: `#3.region` for each column that rules read, and `#3!`, which
-tells why there is no one row, or is null.
+A lookup adds columns to the relation `c` of changes, or to that of an array's elements if it is by these, named by its number:
+`#3.region` for each column that rules read, and `#3!`, which tells why there is no one row, or is null.
 """
 
 from __future__ import annotations
@@ -19,6 +19,7 @@ import pyarrow.compute as pc
 from cdc.accounting.sql import listed, literal, quote
 from cdc.types import DELETE, INSERT, OP, TXN, TableSchema
 
+CHANGES = "c"
 FROM, TO = "#from", "#to"  # a state holds from a transaction up to, but without, another
 BEFORE_ALL, FOR_EVER = -1, 2**31 - 1
 MirrorOf = Callable[[TableSchema, pa.Table], Iterator[pa.Table]]
@@ -26,29 +27,50 @@ MirrorOf = Callable[[TableSchema, pa.Table], Iterator[pa.Table]]
 
 @dataclass(frozen=True, slots=True)
 class Step:
-    """Adds columns to `c`. `time_zone`: that in which instants are days."""
+    """Adds columns to the relation `over`: `c`, or one of elements. `time_zone`: that in which instants are days."""
 
     number: int
     time_zone: str
+    over: str
 
     def column(self, name: str) -> str:
-        """The column of `c` that has one of what was found."""
+        """The column that has one of what was found."""
         return f"#{self.number}.{name}"
 
     @property
     def fault(self) -> str:
-        """The column of `c` that tells why nothing was found."""
+        """The column that tells why nothing was found."""
         return f"#{self.number}!"
 
+    @property
+    def reason(self) -> str:
+        """The code of that fault."""
+        return "quarantine.lookup"
+
+    @property
+    def relation(self) -> str:
+        """The relation that has the columns."""
+        return self.over
+
     def widen(self, connection: duckdb.DuckDBPyConnection, wider: str) -> None:
-        """Put what SQL gives in place of `c`."""
+        """Put what SQL gives in place of the relation."""
         connection.execute(f"CREATE TEMP TABLE wider AS {wider}")
-        connection.execute("DROP TABLE c; ALTER TABLE wider RENAME TO c")
+        connection.execute(f"DROP TABLE {quote(self.over)}; ALTER TABLE wider RENAME TO {quote(self.over)}")
+
+
+def keys(relation: str) -> list[str]:
+    """The columns that tell the rows of a relation apart, in log order."""
+    return ["#rid"] if relation == CHANGES else ["#rid", f"{relation}.number"]
+
+
+def rows(relation: str) -> str:
+    """SQL for the rows of a relation, elements with their changes."""
+    return CHANGES if relation == CHANGES else f'{quote(relation)} JOIN {CHANGES} USING ("#rid")'
 
 
 @dataclass(frozen=True, slots=True)
 class Lookup(Step):
-    """A row of another table, looked up for each change. `on`: its columns with SQL over `c` for the value each must have."""
+    """A row of another table, looked up for each change or element. `on`: its columns with SQL for the value each must have."""
 
     schema: TableSchema
     on: tuple[tuple[str, str], ...]
@@ -59,12 +81,14 @@ class Lookup(Step):
         return {column.name: column.type for column in self.schema.columns}
 
     def add(self, connection: duckdb.DuckDBPyConnection, states: States, columns: Iterable[str]) -> None:
-        """Add some of the row's columns to `c`."""
+        """Add some of the row's columns."""
         types = {column.name: column.store_type for column in self.schema.columns}
         values = {f"#k{i}": f"TRY_CAST(TRY({sql}) AS {types[name]})" for i, (name, sql) in enumerate(self.on)}
         names, moving = [name for name, _ in self.on], states.moved(self.schema)
         asked = ", ".join([f"{sql} AS {quote(key)}" for key, sql in values.items()] + [quote(TXN)] * moving)
-        connection.execute(f"CREATE OR REPLACE TEMP TABLE asked AS SELECT DISTINCT {asked} FROM c WHERE {quote(OP)} <> '{DELETE}'")
+        connection.execute(
+            f"CREATE OR REPLACE TEMP TABLE asked AS SELECT DISTINCT {asked} FROM {rows(self.over)} WHERE {quote(OP)} <> '{DELETE}'"
+        )
         keys = connection.execute(f"SELECT DISTINCT {listed(values)} FROM asked").to_arrow_table().rename_columns(names)
         connection.register("states", states.find(self.schema, keys))
         try:
@@ -73,7 +97,7 @@ class Lookup(Step):
             connection.unregister("states")
 
     def _wider(self, values: Mapping[str, str], columns: Iterable[str], moving: bool) -> str:
-        """SQL for `c` with the columns, and why there are none. `values`: SQL over `c` for each key in `asked`; `moving`: so is #txn."""
+        """SQL for the relation with the columns, and why there are none. `values`: SQL for each key in `asked`; `moving`: so is #txn."""
         within = ' AND a."#txn" >= s."#from" AND a."#txn" < s."#to"' if moving else ""
         same = " AND ".join(f"s.{quote(name)} = a.{quote(key)}" for key, (name, _) in zip(values, self.on, strict=True))
         found = {name: quote(self.column(name)) for name in columns}
@@ -88,9 +112,9 @@ class Lookup(Step):
         )
         return f"""WITH f AS MATERIALIZED (
                 SELECT a.*, count(s."#from") AS "#count" {picked} FROM asked a LEFT JOIN states s ON {same}{within} GROUP BY ALL)
-            SELECT c.*, {"".join(f"f.{column}, " for column in found.values())}
+            SELECT {quote(self.over)}.*, {"".join(f"f.{column}, " for column in found.values())}
                 CASE f."#count" WHEN 1 THEN NULL ELSE f."#count" || ' rows with ' || {told} END AS {quote(self.fault)}
-            FROM c LEFT JOIN f ON {joined}"""
+            FROM {rows(self.over)} LEFT JOIN f ON {joined}"""
 
 
 class States:

@@ -19,7 +19,7 @@ import duckdb
 import pyarrow as pa
 
 from cdc.accounting.expressions import BadExpression, check_columns, check_exact, parse
-from cdc.accounting.lookups import States, Step
+from cdc.accounting.lookups import States, Step, rows
 from cdc.accounting.sql import literal, quote
 from cdc.config import BookConfig, RatesConfig
 from cdc.errors import ConfigError
@@ -30,7 +30,7 @@ RATES = REFERENCE["rates"]
 
 @dataclass(frozen=True, slots=True)
 class Conversion(Step):
-    """The rate of a currency (SQL over `c`) to a book's on a day (SQL over `c`)."""
+    """The rate of a currency to a book's on a day, both by SQL."""
 
     book: str
     config: BookConfig
@@ -44,22 +44,24 @@ class Conversion(Step):
         return {"rate": RATE, "date": pa.date32()}
 
     def add(self, connection: duckdb.DuckDBPyConnection, states: States, columns: Iterable[str]) -> None:
-        """Add both to `c`."""
+        """Add both."""
         base, age = literal(self.config.base_currency), self.config.rates.max_age_days
         currency, day = f"TRY_CAST(TRY({self.currency}) AS VARCHAR)", f"TRY_CAST(TRY({self.day}) AS DATE)"
         rate, asked = quote(self.column("rate")), quote(self.column("date"))
         self.widen(
             connection,
-            f"""WITH a AS MATERIALIZED (SELECT DISTINCT {currency} AS "#currency", {day} AS "#day" FROM c WHERE "#op" <> '{DELETE}'),
+            f"""WITH a AS MATERIALIZED (
+                    SELECT DISTINCT {currency} AS "#currency", {day} AS "#day" FROM {rows(self.over)} WHERE "#op" <> '{DELETE}'),
                 f AS MATERIALIZED (
                     SELECT "#currency", "#day",
                         CASE WHEN "#currency" = {base} THEN 1 ELSE arg_max_null(r.rate, r.rate_date) END AS "#rate"
                     FROM a LEFT JOIN rates r ON r.book = {literal(self.book)} AND r.rate_type = {literal(self.rate_type)}
                         AND r.currency = "#currency" AND isfinite("#day") AND r.rate_date BETWEEN "#day" - {age} AND "#day"
                     GROUP BY "#currency", "#day")
-                SELECT c.*, CAST(f."#rate" AS DECIMAL(38,12)) AS {rate}, f."#day" AS {asked}, CASE WHEN f."#rate" IS NULL
+                SELECT {quote(self.over)}.*, CAST(f."#rate" AS DECIMAL(38,12)) AS {rate}, f."#day" AS {asked}, CASE WHEN f."#rate" IS NULL
                     THEN concat({literal(self.rate_type + ": ")}, f."#currency", ' ', CAST(f."#day" AS VARCHAR)) END AS {quote(self.fault)}
-                FROM c LEFT JOIN f ON f."#currency" IS NOT DISTINCT FROM {currency} AND f."#day" IS NOT DISTINCT FROM {day}""",
+                FROM {rows(self.over)}
+                LEFT JOIN f ON f."#currency" IS NOT DISTINCT FROM {currency} AND f."#day" IS NOT DISTINCT FROM {day}""",
         )
 
 

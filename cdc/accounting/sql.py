@@ -7,6 +7,8 @@ from contextlib import contextmanager
 
 import duckdb
 
+from cdc.accounting.rounding import MACROS
+
 
 def memory_database() -> duckdb.DuckDBPyConnection:
     """A database of its own, closed to files, in UTC.
@@ -17,6 +19,7 @@ def memory_database() -> duckdb.DuckDBPyConnection:
     connection = duckdb.connect(config={"enable_external_access": "false", "threads": "1"})
     connection.execute(f"SET TimeZone = 'UTC'; SET disabled_optimizers = '{_DISABLED}'")
     connection.execute(_EXACT_JSON)
+    connection.execute(MACROS)
     return connection
 
 

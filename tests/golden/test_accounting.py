@@ -2,7 +2,8 @@
 
 They are cases as `ledgertail rules test` reads them, but have rules of their own:
 
-    == rules      TOML: `[columns]` of the table `shop.t` and its `key`, `[book]` if it is not plain, `[files]`, and `[[rules]]`
+    == rules      TOML: `[columns]` of the table `shop.t` and its `key`, `[book]` if it is not plain, `[files]`, `[functions]`,
+                  and `[[rules]]`
     == changes    `== changes without <rule>`: that rule has left the config; `== changes with <label>`: the rule of that `label`
                   has come into it, in place of the one of its name; `== changes with both`: all rules are in force
 """
@@ -17,10 +18,11 @@ from pathlib import Path
 import pytest
 
 from cdc.accounting.accountant import Accountant
+from cdc.accounting.functions import load_functions
 from cdc.cases.file import KINDS, Case, read
 from cdc.cases.outcome import outcomes
 from cdc.cases.steps import steps
-from cdc.config import RuleConfig
+from cdc.config import FunctionConfig, RuleConfig
 from cdc.pipeline import Pipeline
 from cdc.types import LINE_FIELDS
 from checkpoints.file import FileCheckpoints
@@ -43,11 +45,12 @@ def test_golden(path: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> 
     names = {each.book for rule in rules.values() for each in rule.by_book()}
     books = {name: book(name, **config.get("book", {}))[name] for name in names}
     in_force = {label: rule for label, rule in rules.items() if label == rule.name}
+    functions = load_functions(path, {name: FunctionConfig(**each) for name, each in config.get("functions", {}).items()})
     store, checkpoints = MemorySink(), FileCheckpoints(tmp_path / "checkpoints.json")
     turns = iter([section.about for section in case.of("changes")])
     for section, step in steps(_plain(case), {schema.name: schema}):
         in_force = _turned(in_force, rules, next(turns)) if section.kind == "changes" else in_force
-        accountant = Accountant([each for rule in in_force.values() for each in rule.by_book()], books)
+        accountant = Accountant([each for rule in in_force.values() for each in rule.by_book()], books, functions)
         accountant.know([schema])
         with closing(Pipeline(store, checkpoints, accountant)) as pipeline:
             step(pipeline)

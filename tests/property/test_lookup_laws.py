@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import json
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import closing
@@ -24,7 +25,7 @@ from sinks.memory import MemorySink
 from tests.changes import Change, Row, book, changes, table, transactions
 from tests.property.test_laws import Store
 
-ORDERS = table("orders", ["no"], no="BIGINT", buyer="BIGINT", code="VARCHAR", total="DECIMAL(12,2)")
+ORDERS = table("orders", ["no"], no="BIGINT", buyer="BIGINT", code="VARCHAR", total="DECIMAL(12,2)", payers="JSON")
 BUYERS = table("buyers", ["id"], id="BIGINT", code="VARCHAR", region="VARCHAR")
 REGIONS = table("regions", ["name"], name="VARCHAR", account="VARCHAR")
 SCHEMAS = {schema.table: schema for schema in (ORDERS, BUYERS, REGIONS)}
@@ -52,6 +53,21 @@ RULES = [
         lookup={"buyer": {"table": "shop.buyers", "on": {"code": "code"}}},
         lines=_LINES,
     ),
+    RuleConfig(
+        name="paid",
+        book="main",
+        table="shop.orders",
+        date="DATE '2026-11-01'",
+        each={"payer": "payers"},
+        lookup={
+            "buyer": {"table": "shop.buyers", "on": {"id": "CAST(payer.id AS BIGINT)"}},
+            "region": {"table": "shop.regions", "on": {"name": "buyer.region"}, "optional": True},
+        },
+        lines=[
+            {"each": "payer", "account": {"expr": "coalesce(region.account, '1122')"}, "debit": "total", "by": "1"},
+            {"account": "5001", "credit": "total", "when": "payers IS NOT NULL"},
+        ],
+    ),
 ]
 
 Tables = dict[str, dict[Any, Row]]
@@ -59,6 +75,8 @@ Logged = tuple[str, Change]
 
 
 class Wanted(NamedTuple):
+    """Of an entry: its summary, the accounts that are debited, how much."""
+
     summary: str | None
     account: str
     total: Decimal
@@ -66,6 +84,8 @@ class Wanted(NamedTuple):
 
 def wanted(rule: str, order: Row, tables: Tables) -> Wanted | str | None:
     """What a rule wants of an order; a text if it can't tell."""
+    if rule == "paid":
+        return paid(order, tables)
     if rule == "sale":
         buyer = tables["buyers"].get(order["buyer"])
         if buyer is None:
@@ -77,6 +97,18 @@ def wanted(rule: str, order: Row, tables: Tables) -> Wanted | str | None:
         return f"buyer: {len(found)} rows with code = {order['code'] or 'NULL'}"
     buyer = found[0]
     return Wanted(str(buyer["id"]), "1122", order["total"]) if buyer["region"] not in (None, "none") else None
+
+
+def paid(order: Row, tables: Tables) -> Wanted | str | None:
+    """What is wanted where several pay an order; a text for the first of them that is not there."""
+    accounts = []
+    for number, payer in enumerate(json.loads(order["payers"] or "[]"), 1):
+        buyer = tables["buyers"].get(payer["id"])
+        if buyer is None:
+            return f"payer {number}, buyer: 0 rows with id = {payer['id']}"
+        region = tables["regions"].get(buyer["region"])
+        accounts.append(region["account"] if region else "1122")
+    return Wanted(None, " ".join(accounts), order["total"]) if accounts else None
 
 
 def expected(logs: Sequence[Sequence[Logged]]) -> tuple[Counter[tuple[Any, ...]], set[tuple[str, int, str]]]:
@@ -95,7 +127,7 @@ def expected(logs: Sequence[Sequence[Logged]]) -> tuple[Counter[tuple[Any, ...]]
         for name, change in log:
             if name != "orders":
                 continue
-            for rule in ("sale", "coded"):
+            for rule in ("sale", "coded", "paid"):
                 at = (rule, change.values["no"])
                 want = wanted(rule, change.values, tables) if change.op != "d" else None
                 if isinstance(want, str):
@@ -112,6 +144,11 @@ def expected(logs: Sequence[Sequence[Logged]]) -> tuple[Counter[tuple[Any, ...]]
     return posted, {(*at, detail) for at, detail in faulty.items()}
 
 
+def payers(ids: Sequence[int]) -> str:
+    """Some buyers as the column has them."""
+    return json.dumps([{"id": number} for number in ids])
+
+
 _IDS, _CODES = st.integers(1, 3), st.sampled_from([None, "a", "b"])
 _STEP = st.one_of(
     st.tuples(
@@ -122,6 +159,7 @@ _STEP = st.one_of(
                 "buyer": st.one_of(st.none(), _IDS),
                 "code": _CODES,
                 "total": st.sampled_from([Decimal("1.00"), Decimal("2.00")]),
+                "payers": st.one_of(st.none(), st.lists(_IDS, min_size=1, max_size=4).map(payers)),
             }
         ),
     ),
@@ -198,11 +236,15 @@ def store(request: pytest.FixtureRequest, accountant: Accountant, tmp_path_facto
 
 
 def posted(store: Store) -> Counter[tuple[Any, ...]]:
-    lines = {line["entry_id"]: line for line in store.lines() if line["debit"] is not None}
+    lines: dict[str, list[dict[str, Any]]] = {}
+    for line in sorted(store.lines(), key=lambda line: int(line["line_no"])):
+        if line["debit"] is not None:
+            lines.setdefault(line["entry_id"], []).append(line)
     found: Counter[tuple[Any, ...]] = Counter()
     for entry in store.entries():
-        line, number = lines[entry["entry_id"]], int(entry["row_key"].removeprefix('{"no": ').removesuffix("}"))
-        found[(entry["kind"], entry["rule"], number, entry["summary"], line["account"], abs(line["debit"]))] += 1
+        debited, number = lines[entry["entry_id"]], int(entry["row_key"].removeprefix('{"no": ').removesuffix("}"))
+        accounts, total = " ".join(line["account"] for line in debited), abs(sum(line["debit"] for line in debited))
+        found[(entry["kind"], entry["rule"], number, entry["summary"], accounts, total)] += 1
     return found
 
 

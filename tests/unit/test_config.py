@@ -99,6 +99,17 @@ BAD = {
         changed('book = "main"', 'book = "main"\nlookup.b = { table = "shop.orders", on = {} }'),
         "rules.0.lookup.b.on",
     ),
+    "lines for each of nothing": (changed('debit = "total"', 'debit = "total", each = "item"'), "rules.0.lines.0.each"),
+    "a rest for each element": (
+        changed('book = "main"', 'book = "main"\neach.item = "items"').replace(', debit = "total"', ', rest = true, each = "item"'),
+        "rules.0.lines.0.each",
+    ),
+    "an amount of one line shared out": (changed('debit = "total"', 'debit = "total", by = "id"'), "rules.0.lines.0.by"),
+    "an array of the name of a lookup": (
+        changed('book = "main"', 'book = "main"\neach.b = "items"\nlookup.b = { table = "shop.orders", on = { id = "id" } }'),
+        "rules.0.each.b",
+    ),
+    "an array of no good name": (changed('book = "main"', 'book = "main"\neach."a b" = "items"'), "rules.0.each"),
     "a rule without lines": (changed("lines = [{", "lines = [] #"), "rules.0.lines"),
     "a line with debit and credit": (changed('debit = "total"', 'debit = "total", credit = "total"'), "rules.0.lines.0"),
     "a line with neither": (changed(', debit = "total"', ""), "rules.0.lines.0"),

@@ -184,7 +184,7 @@ def test_a_dimension_whose_expression_fails_is_not_inferred_but_quarantined() ->
 
 def test_what_filled_a_dimension_is_told() -> None:
     made: Book = book(infer=[{**INFER, "accounts": ["1122"]}])["main"]
-    step = Derivation(3, "UTC", Path("budget.csv"), made.inferences[0].table, (("region", "region"),), "NULL")
+    step = Derivation(3, "UTC", "c", Path("budget.csv"), made.inferences[0].table, (("region", "region"),), "NULL")
     with memory_database() as db:
         db.execute("""CREATE TABLE c AS SELECT * FROM (VALUES (1, NULL, 'x', 2), (2, ' ', 'x', 2), (3, 'own', 'x', 2), (4, ' ', NULL, 2),
             (5, NULL, NULL, NULL)) v (id, own, "#3.budget", "#3.#row")""")

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from decimal import Decimal
 
 import duckdb
 import pytest
 
-from cdc.accounting.expressions import BadExpression, check_columns, check_exact, parse, type_of
+from cdc.accounting.expressions import BadExpression, check_columns, check_exact, check_rounded, parse, type_of
 from cdc.accounting.sql import memory_database
 
 ROW = """SELECT 1::DECIMAL(12,2) AS total, 1::BIGINT AS n, 'x' AS note, DATE '2026-01-31' AS paid, 1::DOUBLE AS weight,
@@ -157,7 +158,19 @@ def test_what_does_not_bind_is_refused_in_duckdbs_words(db: duckdb.DuckDBPyConne
 
 
 @pytest.mark.parametrize(
-    "text", ["total", "n * 3", "round(total * 1.175, 2)", "CAST(note AS DECIMAL(12,2))", "greatest(total, 0)", "total % 2.5", "total * 1e0"]
+    "text",
+    [
+        "total",
+        "n * 3",
+        "round(total * 1.175, 2)",
+        "CAST(note AS DECIMAL(12,2))",
+        "greatest(total, 0)",
+        "total % 2.5",
+        "total * 1e0",
+        "share(total, n, 3)",
+        "net(total, 0.13) + tax(total, 0.13, 6)",
+        "total - HALF_EVEN(total * 0.005)",
+    ],
 )
 def test_exact_amounts_are_accepted(db: duckdb.DuckDBPyConnection, text: str) -> None:
     check_exact(db, parse(db, text), "r")
@@ -179,11 +192,58 @@ def test_exact_amounts_are_accepted(db: duckdb.DuckDBPyConnection, text: str) ->
         "CAST(load AS STRUCT(kg DECIMAL(12,2))).kg",
         "CAST(printf('%.2f', total) AS DECIMAL(12,2))",
         "CAST(format('{}', total) AS DECIMAL(12,2))",
+        "share(total, weight, 3)",
+        "CAST(share(total, 1, CAST(weight AS DECIMAL(12,2))) AS DECIMAL(12,2))",
     ],
 )
 def test_a_float_anywhere_in_an_amount_is_refused(db: duckdb.DuckDBPyConnection, text: str) -> None:
     with pytest.raises(BadExpression, match="must stay exact"):
         check_exact(db, parse(db, text), "r")
+
+
+def test_functions_round_to_the_decimals_of_the_book_if_they_are_told_none(db: duckdb.DuckDBPyConnection) -> None:
+    texts = ["share(2, 1, 3)", "share(2, 1, 3, 4)", "net(1.13, 0.12)", "tax(1.13, 0.12, 0)", "half_even(0.0625)"]
+    found = [db.execute(f"SELECT {parse(db, text, decimals=3).sql}").fetchall()[0][0] for text in texts]
+    assert found == [Decimal(number) for number in ("0.667", "0.6667", "1.009", "0.13", "0.062")]
+
+
+def test_what_has_no_answer_is_null(db: duckdb.DuckDBPyConnection) -> None:
+    texts = ["share(1, 1, 0)", "net(1, -1)", "share(1, 1, 3, 7)", "share(1, 1, 3, -1)", "share(1, 1, 3, -2)", "half_even(1, NULL)"]
+    assert [db.execute(f"SELECT {parse(db, text).sql}").fetchall() for text in texts] == [[(None,)]] * len(texts)
+
+
+@pytest.mark.parametrize("text", ["share(total)", "share(total, 1, 2, 3, 4)", "net(total)", "half_even()"])
+def test_a_function_that_rounds_is_given_all_it_needs(db: duckdb.DuckDBPyConnection, text: str) -> None:
+    with pytest.raises(BadExpression, match="arguments, and one for the decimals if they are not the book's"):
+        parse(db, text)
+
+
+@pytest.mark.parametrize("text", ["share(note, 1, 3)", "1 + net(total, note)", "half_even(weight)", "share(total, 1, 3, note)"])
+def test_only_exact_numbers_are_rounded(db: duckdb.DuckDBPyConnection, text: str) -> None:
+    with pytest.raises(BadExpression, match="only a DECIMAL or a whole number can be rounded"):
+        check_rounded(db, parse(db, text), "r")
+    check_rounded(db, parse(db, "share(total, n, CAST(note AS DECIMAL(12,2)))"), "r")
+
+
+@pytest.mark.parametrize(
+    ("text", "value"),
+    [
+        ("item.sku", "A"),
+        ("item.tax.rate", "0.13"),
+        ("item.tax", '{"rate":0.13}'),
+        ('item."a/b~"', "odd"),
+        ("item.number + 1", 3),
+        ("item.value ->> '$.number'", "seven"),
+        ("item.lacks", None),
+        ("item.nothing", None),
+    ],
+)
+def test_an_element_of_an_array_is_read_by_any_path(db: duckdb.DuckDBPyConnection, text: str, value: object) -> None:
+    expression = parse(db, text, {"item": "4"}, ["item"])
+    document = '{"sku": "A", "tax": {"rate": 0.13}, "a/b~": "odd", "number": "seven", "nothing": null}'
+    answer = db.execute(f"""SELECT {expression.sql} FROM (SELECT $1 AS "#4.json", 2 AS "#4.number")""", [document]).fetchall()
+    assert answer == [(value,)]
+    assert {name for name, _ in expression.references} == {"item"}
 
 
 @pytest.mark.parametrize(

@@ -8,6 +8,7 @@ from string import Formatter
 
 import pytest
 
+from cdc.accounting.rules import LEVELS
 from cdc.texts import LANGUAGES, catalogue, language, text
 
 ROOT = Path(__file__).parents[2]
@@ -44,6 +45,10 @@ def test_every_code_raised_or_spoken_is_in_the_catalogue() -> None:
     assert len(spoken) > 20
     missing = {use for use in raised if f"{use[1]}.what" not in codes} | {use for use in spoken if use[1] not in codes}
     assert missing == set()
+
+
+def test_every_reason_of_quarantine_is_in_the_catalogue() -> None:
+    assert {f"{reason}.what" for reason in LEVELS} <= catalogue("en").keys()
 
 
 @pytest.mark.parametrize(
