@@ -12,6 +12,7 @@ from typing import Any, NoReturn
 import pytest
 from hypothesis import HealthCheck, Phase, core, settings
 from hypothesis.errors import StopTest, UnsatisfiedAssumption
+from hypothesis.internal.conjecture import engine
 
 from tests.servers import mysql as mysql_servers
 from tests.servers.cache import NotAvailable
@@ -20,8 +21,8 @@ from tests.servers.mysql_binaries import DEFAULT_FLAVOUR, FLAVOURS
 from tests.servers.postgres import Database, RunningPostgres, fresh_database, running
 from tests.servers.postgres_binaries import DEFAULT_VERSION, VERSIONS
 
-SHRINK_SECONDS = 60.0
-PROPERTY_SECONDS = float(os.environ.get("LEDGERTAIL_TEST_PROPERTY_SECONDS", "10"))
+engine.MAX_SHRINKING_SECONDS = 60  # for each way in which a property fails
+PROPERTY_SECONDS = float(os.environ.get("LEDGERTAIL_TEST_PROPERTY_SECONDS", "7"))
 
 # Random examples each run; a failure prints the blob that repeats it.
 # Explaining one takes as long as it likes.
@@ -159,7 +160,7 @@ def budgeted(test: Callable[..., Any], seconds: float) -> Callable[..., Any]:
             raise
         except BaseException:
             if failed is None:
-                deadline = time.monotonic() + SHRINK_SECONDS
+                deadline = time.monotonic() + engine.MAX_SHRINKING_SECONDS
             failed = example
             raise
 

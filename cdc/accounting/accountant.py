@@ -26,7 +26,7 @@ import pyarrow.compute as pc
 
 from cdc.accounting import revaluation
 from cdc.accounting.composite import called, install
-from cdc.accounting.corrections import CHANGE, ENDED_BY_STEPS, HEADER, PLAIN, POSTING, STEPS, set_periods, set_policies
+from cdc.accounting.corrections import CHANGE, DELTAS, ENDED_BY_STEPS, HEADER, PLAIN, POSTING, STEPS, TURNS, set_periods, set_policies
 from cdc.accounting.functions import Function
 from cdc.accounting.lookups import MirrorOf, States
 from cdc.accounting.rates import changed, keep_rates, rates_of
@@ -351,8 +351,8 @@ class Accountant:
         if standing or self._moves:
             if not standing:
                 db.execute(_NOTHING_KNOWN)
-            db.execute(STEPS)
-            db.execute(POSTING)
+            for statement in (TURNS, DELTAS, STEPS, POSTING):
+                db.execute(statement)
             posting = "posting"
         placed = f"{HEADER}, entry_date, period"
         entries = self._fetch(

@@ -109,11 +109,12 @@ def _prior(relation: str, place: str) -> str:
 
 # A window over the changes of one row, for one rule.
 _K = 'WINDOW k AS (PARTITION BY book, rule, "#key" ORDER BY "#rid")'
-STEPS = f"""CREATE OR REPLACE TEMP TABLE steps AS
+# What may be steps: a difference that comes to nothing is none.
+TURNS = f"""CREATE OR REPLACE TEMP TABLE turns AS
 WITH standing AS (
     SELECT book, rule, row_hash, row_key, arg_max(coalesce(l.content, {_content("l")}), correction) AS stood,
         arg_max(entry_id, correction) AS stood_id, max(correction) AS corrections, arg_min({_shape("l")}, correction) AS stood_shape,
-        any_value(doc_date) AS stood_date
+        arg_max(doc_date, correction) AS stood_date
     FROM live l GROUP BY book, rule, row_hash, row_key
 ), chain AS (
     SELECT w."#rid", w.book, w.rule, w."#key", w.entry_id, w.doc_date, {_content("w")} AS want, {_shape("w")} AS shape,
@@ -134,12 +135,15 @@ WITH standing AS (
     LEFT JOIN placed n ON n.book = b.book AND n.correction AND n.period = strftime(b.doc_date, '%Y-%m')
     LEFT JOIN placed o ON o.book = b.book AND o.correction AND o.period = strftime(b.before_date, '%Y-%m')
     WHERE want IS DISTINCT FROM before
-), runs AS (
-    SELECT *, row_number() OVER k AS step, lag("#rid") OVER k AS before_rid,
-        sum(CASE WHEN delta THEN 0 ELSE 1 END) OVER (PARTITION BY book, rule, "#key" ORDER BY "#rid" ROWS UNBOUNDED PRECEDING) AS run
-    FROM turns {_K}
 )
-SELECT "#rid", book, rule, "#key", posted_id, want, before IS NOT NULL AS follows, prior, delta, step, before_rid, run,
+SELECT *, row_number() OVER k AS turn, lag("#rid") OVER k AS before_rid FROM turns {_K}"""
+STEPS = f"""CREATE OR REPLACE TEMP TABLE steps AS
+WITH runs AS (
+    SELECT *, row_number() OVER k AS step,
+        sum(CASE WHEN delta THEN 0 ELSE 1 END) OVER (PARTITION BY book, rule, "#key" ORDER BY "#rid" ROWS UNBOUNDED PRECEDING) AS run
+    FROM turns t WHERE NOT delta OR EXISTS (FROM deltas d WHERE d."#rid" = t."#rid" AND d.book = t.book AND d.rule = t.rule) {_K}
+)
+SELECT "#rid", book, rule, "#key", posted_id, want, before IS NOT NULL AS follows, delta, run,
     CASE WHEN before IS NULL THEN NULL WHEN step = 1 THEN stood_id ELSE lag(posted_id) OVER k END AS before_id,
     max(run) OVER (PARTITION BY book, rule, "#key") AS last_run,
     row_number() OVER (PARTITION BY book, rule, "#key", run ORDER BY "#rid") - 1
@@ -149,7 +153,8 @@ FROM runs {_K}"""
 # The difference of an entry: what is wanted less what was wanted before, by line. A line keeps its side, and is negative on it where it
 # became less; or, where red is written so, moves to the other.
 _SIGNED = "CASE WHEN l.debit IS NULL THEN -{0} ELSE {0} END * sign"
-_DELTAS = f"""SELECT "#rid", book, rule, list(struct_pack(
+DELTAS = f"""CREATE OR REPLACE TEMP TABLE deltas AS
+    SELECT "#rid", book, rule, list(struct_pack(
         line_no := CAST(line_no AS INTEGER), account := account,
         debit := CASE WHEN on_debit THEN net END, credit := CASE WHEN NOT on_debit THEN -net END, currency := currency,
         orig_amount := CASE WHEN on_debit THEN orig ELSE -orig END, rate := rate,
@@ -166,14 +171,14 @@ _DELTAS = f"""SELECT "#rid", book, rule, list(struct_pack(
             FROM (
                 SELECT s."#rid", s.book, s.rule, s.prior OR p.swapped AS blue, sign, l,
                     CASE WHEN s.prior AND list_contains(p.income, l.account) THEN p.prior_account ELSE l.account END AS account
-                FROM steps s LEFT JOIN policy p USING (book) JOIN (
+                FROM turns s LEFT JOIN policy p USING (book) JOIN (
                     SELECT "#rid", book, rule, 1 AS sign, unnest(lines) AS l FROM wanted
                     UNION ALL
                     SELECT s."#rid", s.book, s.rule, -1 AS sign, unnest(w.lines) AS l
-                    FROM steps s JOIN wanted w ON w."#rid" = s.before_rid AND w.book = s.book AND w.rule = s.rule
+                    FROM turns s JOIN wanted w ON w."#rid" = s.before_rid AND w.book = s.book AND w.rule = s.rule
                     UNION ALL
                     SELECT s."#rid", s.book, s.rule, -1 AS sign, unnest(l.lines) AS l
-                    FROM steps s JOIN live l ON s.step = 1 AND l.row_key = s."#key" AND l.book = s.book AND l.rule = s.rule
+                    FROM turns s JOIN live l ON s.turn = 1 AND l.row_key = s."#key" AND l.book = s.book AND l.rule = s.rule
                 ) x ON x."#rid" = s."#rid" AND x.book = s.book AND x.rule = s.rule
                 WHERE s.delta
             ) GROUP BY ALL HAVING net <> 0 OR orig <> 0
@@ -195,8 +200,8 @@ _RED |= {
 POSTING = f"""CREATE OR REPLACE TEMP TABLE posting AS
 WITH unplaced AS (
     SELECT 'post' AS kind, entry_id, NULL::VARCHAR AS corrects, false AS follows, {HEADER}, book, rule, {CHANGE}, lines,
-        NULL::VARCHAR AS want, 1 AS run, 1 AS last_run, 0 AS correction
-    FROM wanted ANTI JOIN known USING ("#hash", "#key") WHERE fault IS NULL AND lines IS NOT NULL
+        CASE WHEN p.prior_account IS NOT NULL THEN {_content("w")} END AS want, 1 AS run, 1 AS last_run, 0 AS correction
+    FROM wanted w ANTI JOIN known USING ("#hash", "#key") LEFT JOIN policy p USING (book) WHERE fault IS NULL AND lines IS NOT NULL
     UNION ALL BY NAME
     SELECT 'post' AS kind, w.entry_id, s.before_id AS corrects, s.follows, {HEADER}, w.book, w.rule, {CHANGE}, w.lines, s.want,
         s.run, s.last_run,
@@ -205,7 +210,7 @@ WITH unplaced AS (
     UNION ALL BY NAME
     SELECT 'adjust' AS kind, s.posted_id AS entry_id, s.before_id AS corrects, true AS follows, {HEADER},
         w.book, w.rule, {CHANGE}, d.lines, s.want, s.run, s.last_run, s.correction
-    FROM steps s JOIN wanted w USING ("#rid", book, rule, "#key") JOIN ({_DELTAS}) d USING ("#rid", book, rule)
+    FROM steps s JOIN wanted w USING ("#rid", book, rule, "#key") JOIN deltas d USING ("#rid", book, rule)
 ), posted AS (
     SELECT x.*, coalesce(d.moved, x.doc_date) AS entry_date FROM unplaced x {_PLACE.format("x.doc_date", "x.follows")}
 ), before AS (
@@ -213,7 +218,8 @@ WITH unplaced AS (
     UNION ALL
     SELECT entry_id, {HEADER}, entry_date, book, rule, "#key", lines, run, correction FROM posted
 ), reversed AS (
-    SELECT 'reverse' AS kind, b.entry_id AS reverses, {HEADER}, b.entry_date, b.book, b.rule, w.* EXCLUDE (book, rule), b.lines, b.correction
+    SELECT 'reverse' AS kind, b.entry_id AS reverses, {HEADER}, b.entry_date, b.book, b.rule, w.* EXCLUDE (book, rule),
+        b.lines, b.correction
     FROM steps s JOIN before b ON b.book = s.book AND b.rule = s.rule AND b."#key" = s."#key" AND b.run = s.run - 1
     JOIN (SELECT book, rule, {CHANGE} FROM wanted) w ON w."#rid" = s."#rid" AND w.book = s.book AND w.rule = s.rule
     WHERE NOT s.delta

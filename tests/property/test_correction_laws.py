@@ -162,6 +162,18 @@ def check_amounts(made: Store, rows: dict[int, Row]) -> None:
     assert {at: value for at, value in sums.items() if value} == {at: value for at, value in wanted.items() if value}
 
 
+def standing(made: Store) -> set[tuple[Any, ...]]:
+    """What is live: entries and the differences to them."""
+    transaction = made.sink.begin()
+    try:
+        found = transaction.live(ORDERS, None).to_pylist()
+    finally:
+        transaction.rollback()
+    entries = {entry["entry_id"]: entry["kind"] for entry in made.entries()}
+    assert all(entries[row["entry_id"]] == ("adjust" if row["correction"] else "post") or row["content"] for row in found)
+    return {(row["entry_id"], row["content"], row["correction"]) for row in found}
+
+
 @given(acts=histories(), cuts=st.lists(st.integers(0, 20), max_size=4))
 @settings(max_examples=200)
 def test_corrections(store: Callable[[], Store], acts: list[Act], cuts: list[int]) -> None:
@@ -177,7 +189,7 @@ def test_corrections(store: Callable[[], Store], acts: list[Act], cuts: list[int
                 rows[change.values["no"]] = change.values
         check_amounts(one, rows)
         assert one.journal() == other.journal()
-        assert one.live() == other.live()
+        assert standing(one) == standing(other)
     finally:
         for made in (one, other):
             made.pipeline.forget()
