@@ -284,6 +284,8 @@ class _Compiler:
         self.conversions: dict[int, Conversion] = {}  # by line
         self.inputs: set[str] = set()  # the names of what all lines need
         self.dimensions: dict[int, dict[str, str]] = {}  # by line: SQL over its relation for each, also for those that are inferred
+        self.names: set[str] = set()  # of what expressions read, since it was last emptied
+        self.through: dict[str, set[str]] = {}  # by lookup: what it reads
         self.inferred: dict[int, list[tuple[str, str]]] = {}  # by line: dimensions with such SQL for what filled them, or null
         self.asked = "true"  # SQL for the rows that functions are called for
 
@@ -294,7 +296,9 @@ class _Compiler:
             self.found[name] = self.array(name)
         for name in rule.lookup:
             self.relations = [CHANGES, *(step.relation for step in self.found.values())]
+            self.names = set()
             self.found[name] = self.lookup(name)
+            self.through[name] = self.names
         self.relations = [CHANGES]
         inputs = {"#date": self.date().sql}
         applies = self.applies(inputs["#date"], until)
@@ -504,6 +508,7 @@ class _Compiler:
             check_columns(parsed, [column.name for column in self.schema.columns])
             for name, column in parsed.references:
                 self.read(name, column)
+                self.names.add(name)
             kind = type_of(self.connection, parsed, "rule_row")
             check_rounded(self.connection, parsed, "rule_row")
         except BadExpression as error:
@@ -595,7 +600,7 @@ class _Compiler:
 
     def line_inputs(self, i: int, line: LineConfig) -> dict[str, str]:
         """What a line needs of the row, by the names `fault` and `line_struct` use."""
-        at = f"lines.{i}"
+        at, self.names = f"lines.{i}", set()
         account = self.account(f"{at}.account", line)
         inputs = {f"#{at}.account": account}
         for name in ("debit", "credit", "orig_amount", "rate", "quantity"):
@@ -617,8 +622,37 @@ class _Compiler:
         dims = self.dimensions[i] = self.infer(i, line, account)
         self.require(i, line, dims)
         inputs |= {f"#{at}.dims.{name}": sql for name, sql in dims.items()}
+        if (origin := self.origin(i)) is not None:
+            inputs[f"#{at}.origin"] = origin
         self.inputs |= inputs.keys()
         return inputs
+
+    def origin(self, i: int) -> str | None:
+        """SQL for the JSON text of what the line that was just compiled reads besides its row: by the names of lookups the other table and
+        the row's key, or the derivation table and the number of its row; by those of inferred dimensions the same. None if nothing."""
+        names = [name for name in self.found if name in self.names]
+        while more := [name for name in self.found if name not in names and any(name in self.through.get(other, ()) for other in names)]:
+            names += more
+        told = {name: sql for name in names if (sql := self.told(self.found[name])) is not None}
+        told |= {f"dims.{name}": f"CAST(to_json({sql}) AS VARCHAR)" for name, sql in self.inferred[i]}
+        if not told:
+            return None
+        parts = ", ".join(f"{literal(_json_name(name))} || {sql}" for name, sql in told.items())
+        return f"nullif('{{' || concat_ws(', ', {parts}) || '}}', '{{}}')"
+
+    def told(self, step: Found) -> str | None:
+        """SQL for the JSON text of what a step found; null if nothing."""
+        if isinstance(step, Derivation):
+            self.lookups.read[step.number].add(ROW)
+            return f"CAST(to_json({literal(step.path.name + ':')} || {quote(step.column(ROW))}) AS VARCHAR)"
+        if not isinstance(step, Lookup):
+            return None
+        self.lookups.read[step.number] |= set(step.schema.key)
+        kinds = {column.name: column.store_type for column in step.schema.columns}
+        values = {name: _json_value(quote(step.column(name)), kinds[name]) for name in step.schema.key}
+        key = " || ', ' || ".join(f"{literal(_json_name(name))} || {value}" for name, value in values.items())
+        head = literal(f'{{"table": {json.dumps(step.schema.name, ensure_ascii=False)}, "row": {{')
+        return f"CASE WHEN {quote(step.fault)} IS NULL THEN {head} || {key} || '}}}}' END"
 
     def infer(self, i: int, line: LineConfig, account: str) -> dict[str, str]:
         """SQL for the dimensions of a line: its own, filled and added to by the book's inferences."""
@@ -726,7 +760,8 @@ class _Compiler:
             quantity := {given("quantity", f"DECIMAL(38,{AMOUNT_SCALE})", none)},
             unit := {given("unit", "VARCHAR", "CAST(NULL AS VARCHAR)")}, dims := {self.dims(i, line)},
             rate_type := {self.rate_type(line)},
-            rate_date := {given("rate_date", "DATE", "CAST(NULL AS DATE)")}, origin := CAST(NULL AS VARCHAR))"""
+            rate_date := {given("rate_date", "DATE", "CAST(NULL AS DATE)")},
+            origin := {given("origin", "VARCHAR", "CAST(NULL AS VARCHAR)")})"""
 
     def rate_type(self, line: LineConfig) -> str:
         """SQL for the kind of rate a line is converted by; null in base currency."""
