@@ -426,6 +426,10 @@ def _contradictions(config: Config, places: list[tuple[Path, str]]) -> Iterator[
     for name, book in config.books.items():
         if book.rates.table is not None and book.rates.csv is not None:
             yield (config.path, f"books.{name}.rates"), "rates are in either a table or a csv"
+        for i, rule_name in enumerate(book.vouchers.summary_rules):
+            if rule_name not in {rule.name for rule in config.rules if rule.book == name}:
+                fault = f"book '{name}' has no rule '{rule_name}'"
+                yield (config.path, f"books.{name}.vouchers.summary_rules.{i}"), fault
     captured = {f"{name}.{table}" for name, source in config.sources.items() for table in source.tables}
     seen: dict[tuple[str, str], list[RuleConfig]] = {}
     for rule, (path, key) in zip(config.rules, places, strict=True):

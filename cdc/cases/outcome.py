@@ -154,14 +154,8 @@ def _entries(journal: Journal, names: Mapping[str, str], account_names: Mapping[
 
 
 def _place(entry: Row) -> tuple[Any, ...]:
-    return (
-        entry["position"],
-        -1 if entry["ordinal"] is None else entry["ordinal"],
-        entry["book"],
-        entry["rule"],
-        entry["kind"] == "post",
-        entry["row_key"],
-    )
+    ordinal = -1 if entry["ordinal"] is None else entry["ordinal"]
+    return entry["batch_seq"], entry["position"], ordinal, entry["book"], entry["rule"], entry["kind"] == "post", entry["row_key"]
 
 
 def _nth(names: Mapping[str, str], entry: Row) -> tuple[int, str]:

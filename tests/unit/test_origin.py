@@ -58,4 +58,6 @@ def test_lookups_tell_the_row_they_found_and_those_it_was_found_by(tmp_path: Any
     assert told[:8] == [{"buyer": of_buyer, "region": of_region}, {"buyer": of_buyer}, *[None] * 6]
     assert [entry["kind"] for entry in store.state.entries] == ["post", "post", "reverse", "post"]
     reversal = store.state.entries[2]["entry_id"]
-    assert [line["origin"] for line in store.state.lines if line["entry_id"] == reversal] == [line["origin"] for line in store.state.lines[:4]]
+    assert [line["origin"] for line in store.state.lines if line["entry_id"] == reversal] == [
+        line["origin"] for line in store.state.lines[:4]
+    ]
