@@ -28,17 +28,19 @@ class Installation:
         assert old in text
         self.path.write_text(text.replace(old, new))
 
-    def ledgertail(self, *arguments: str, program: str = "from cdc.cli import main; main()") -> subprocess.CompletedProcess[str]:
+    def ledgertail(
+        self, *arguments: str, program: str = "from cdc.cli import main; main()", patience_s: float = 240
+    ) -> subprocess.CompletedProcess[str]:
         """A command and what it said. No password and no traceback may be in it."""
         command = [sys.executable, "-c", program, "--config", str(self.path), *arguments]
-        done = subprocess.run(command, env=self._environment(), capture_output=True, text=True, timeout=240, check=False)
+        done = subprocess.run(command, env=self._environment(), capture_output=True, text=True, timeout=patience_s, check=False)
         assert PASSWORD not in done.stdout + done.stderr
         assert "Traceback" not in done.stderr, done.stderr
         return done
 
-    def run(self) -> subprocess.CompletedProcess[str]:
+    def run(self, patience_s: float = 240) -> subprocess.CompletedProcess[str]:
         """Catch up with the sources and end."""
-        return self.ledgertail("run", "--until-caught-up")
+        return self.ledgertail("run", "--until-caught-up", patience_s=patience_s)
 
     def query(self, sql: str) -> list[Any]:
         """The answer's rows as lists."""
