@@ -1,5 +1,5 @@
-"""`python -m tests.benchmarks`: capture, latency and snapshot on a PostgreSQL of its own, beside PostgreSQL's own programs; and a binlog on
-a MySQL of its own, beside python-mysql-replication.
+"""`python -m tests.benchmarks`: capture, latency and snapshot on a PostgreSQL of its own, beside PostgreSQL's own programs; a binlog on
+a MySQL of its own, beside python-mysql-replication; and a large set of rules beside a simple one.
 
 The figures are of one run on one machine: compare ratios. Whatever else runs on the machine makes them noisy.
 """
@@ -13,7 +13,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from tests.benchmarks import binlog, capture, latency, snapshot
+from tests.benchmarks import accounting, binlog, capture, latency, snapshot
 from tests.benchmarks.figures import Figure, machine, progress, table
 from tests.benchmarks.programs import SETTINGS, TUNED
 from tests.servers import mysql
@@ -58,6 +58,7 @@ def _measured(server: PostgresServer, told: argparse.Namespace) -> list[Figure]:
     figures: list[Figure] = []
     with tempfile.TemporaryDirectory(prefix="ledgertail-benchmark-") as folder:
         place = Path(folder)
+        figures += accounting.measure(_room(place, accounting.NAME))
         with fresh_database(server) as database:
             figures += capture.measure(server, database, _room(place, capture.NAME), told.rows)
         figures += latency.measure(server, _room(place, latency.NAME), told.rate, told.seconds)
