@@ -216,7 +216,7 @@ ROW_FIELDS = [
 
 # One row per live entry, and one per difference posted to it. `row_hash` is what it is looked up by:
 # the lower half of MD5(source_table, NUL, row_key).
-LIVE = pa.schema(
+BEGUN = pa.schema(
     [
         pa.field("row_hash", pa.uint64()),
         *ROW_FIELDS,
@@ -226,9 +226,9 @@ LIVE = pa.schema(
         *HEADER_FIELDS,
         pa.field("content", pa.string()),  # of what the rule wants; null where the lines tell
         pa.field("correction", pa.int32()),  # 0, then that of each difference posted to it: all of them stand together
-        pa.field("lines", pa.list_(pa.struct(LINE_FIELDS))),
     ]
 )
+LIVE = BEGUN.append(pa.field("lines", pa.list_(pa.struct(LINE_FIELDS))))  # those of the journal
 LIVE_KEYS = pa.schema([pa.field("row_hash", pa.uint64()), pa.field("row_key", pa.string())])
 ENTRIES = pa.schema(
     [
@@ -332,7 +332,7 @@ class Postings:
     entries: pa.Table  # ENTRIES
     lines: pa.Table  # LINES
     live_ended: pa.Table  # ENDED
-    live_begun: pa.Table  # LIVE; an entry begun and ended in the same postings is in neither
+    live_begun: pa.Table  # BEGUN; an entry begun and ended in the same postings is in neither
     quarantined: pa.Table  # QUARANTINED
     settled: pa.Table  # SETTLED: rows and rules whose open quarantine items a good change has settled; carried out before `quarantined`
 

@@ -13,6 +13,7 @@ import pyarrow as pa
 
 from cdc.protocols import SinkTransaction
 from cdc.types import (
+    LINE_FIELDS,
     LIVE,
     LIVE_KEYS,
     NUMBER,
@@ -63,7 +64,11 @@ class MemoryTransaction:
             for row in self.state.live
             if row["source_table"] == schema.name and (wanted is None or (row["row_hash"], row["row_key"]) in wanted)
         ]
-        return pa.Table.from_pylist(found, LIVE)
+        lines: dict[str, list[Row]] = {row["entry_id"]: [] for row in found}
+        for line in sorted(self.state.lines, key=lambda line: line["line_no"]):
+            if line["entry_id"] in lines:
+                lines[line["entry_id"]].append({field.name: line[field.name] for field in LINE_FIELDS})
+        return pa.Table.from_pylist([{**row, "lines": lines[row["entry_id"]]} for row in found], LIVE)
 
     def mirror(self, schema: TableSchema, keys: pa.Table | None, staged: bool = False) -> Iterator[pa.Table]:
         rows = (self.state.staged if staged else self.state.mirrors).get(schema.name, [])

@@ -35,6 +35,7 @@ from cdc.accounting.sql import literal, memory_database, quote, trying
 from cdc.config import RateConfig, RuleConfig
 from cdc.errors import StoreError
 from cdc.types import (
+    BEGUN,
     DELETE,
     ENDED,
     ENTRIES,
@@ -52,7 +53,7 @@ from cdc.types import (
 )
 
 NOTHING = Postings(
-    ENTRIES.empty_table(), LINES.empty_table(), ENDED.empty_table(), LIVE.empty_table(), QUARANTINED.empty_table(), SETTLED.empty_table()
+    ENTRIES.empty_table(), LINES.empty_table(), ENDED.empty_table(), BEGUN.empty_table(), QUARANTINED.empty_table(), SETTLED.empty_table()
 )
 _INSERTED, _DELETED = pa.scalar(INSERT, pa.string()), pa.scalar(DELETE, pa.string())
 LiveLookup = Callable[[TableSchema, pa.Table | None], pa.Table]
@@ -364,9 +365,9 @@ class Accountant:
         lines = self._fetch(f"SELECT entry_id, book, period, unnest(lines, recursive := true) FROM {posting}", LINES)
         ended = self._fetch(ENDED_BY_STEPS, ENDED) if standing else ENDED.empty_table()
         begun = self._fetch(
-            f"""SELECT "#hash" AS row_hash, {table} AS source_table, "#key" AS row_key, book, rule, entry_id, {placed}, content, correction,
-            lines FROM {posting} WHERE kind <> 'reverse' AND run = last_run""",
-            LIVE,
+            f"""SELECT "#hash" AS row_hash, {table} AS source_table, "#key" AS row_key, book, rule, entry_id, {placed}, content, correction
+            FROM {posting} WHERE kind <> 'reverse' AND run = last_run""",
+            BEGUN,
         )
         return Postings(entries, lines, ended, begun, self._quarantine(schema), self._settle(schema, settling))
 

@@ -6,7 +6,7 @@ from datetime import UTC, datetime
 
 import pyarrow as pa
 
-from cdc.types import LINES, LIVE, QUARANTINED, BatchLog, Postings, TableSchema
+from cdc.types import BEGUN, LINES, LIVE, QUARANTINED, BatchLog, Postings, TableSchema
 from sinks.duckdb.chain import BatchHash
 from sinks.duckdb.names import literal
 from sinks.duckdb.session import Session, taken_in
@@ -14,13 +14,12 @@ from sinks.duckdb.session import Session, taken_in
 _TEXT_HERE = {"entry_id": "UUID", "reverses": "UUID", "corrects": "UUID", "id": "UUID"}
 _BATCH = """batch_seq, source, first_position, last_position, transactions, changes, entries, lines, first_commit_at, last_commit_at,
     applied_at, hash, prev_hash"""
-_LIVE_HEAD = [name for name in LIVE.names if name != "lines"]
 _LINE = [name for name in LINES.names if name not in ("entry_id", "book", "period")]
 # The lines of live entries are the journal's own: kept a second time they would make every lookup read them all. The batch leads
 # to them, as the journal lies in the order of batches.
 _LIVE_LINES = f"""SELECT l.entry_id, list(struct_pack({", ".join(f"{n} := l.{n}" for n in _LINE)}) ORDER BY l.line_no) AS lines
     FROM ledger.lines l SEMI JOIN live_head h ON l.batch_seq = h.batch_seq AND l.entry_id = h.entry_id GROUP BY l.entry_id"""
-_LIVE_OF = f"""SELECT {", ".join(f"h.{n}" for n in _LIVE_HEAD)}, coalesce(x.lines, []) AS lines
+_LIVE_OF = f"""SELECT {", ".join(f"h.{n}" for n in BEGUN.names)}, coalesce(x.lines, []) AS lines
     FROM live_head h LEFT JOIN live_lines x USING (entry_id)"""
 
 
@@ -65,7 +64,7 @@ class Journal:
             self._append("ledger.lines", part.lines, self._lines)
             self._lines += part.lines.num_rows
         if part.live_begun.num_rows:
-            _insert(session, "meta.live", part.live_begun.drop_columns(["lines"]), {"batch_seq": str(seq)})
+            _insert(session, "meta.live", part.live_begun, {"batch_seq": str(seq)})
         self._settle(part.settled)
         self._quarantine(part.quarantined)
 

@@ -27,7 +27,7 @@ ENTRIES_COLUMNS = f"""
 LINES_COLUMNS = """
     entry_id UUID NOT NULL, book VARCHAR NOT NULL, period VARCHAR NOT NULL, line_no INTEGER NOT NULL, account VARCHAR NOT NULL,
     debit DECIMAL(38,6), credit DECIMAL(38,6), currency VARCHAR NOT NULL, orig_amount DECIMAL(38,6), rate DECIMAL(38,12),
-    quantity DECIMAL(38,6), unit VARCHAR, dims JSON, rate_type VARCHAR, rate_date DATE, origin JSON,
+    quantity DECIMAL(38,6), unit VARCHAR, dims JSON, rate_type VARCHAR, rate_date DATE, origin VARCHAR,
     batch_seq BIGINT NOT NULL, batch_row BIGINT NOT NULL"""
 _TABLES = f"""
 CREATE SCHEMA IF NOT EXISTS ledger;

@@ -14,10 +14,10 @@ import pyarrow as pa
 
 from cdc.protocols import Sink, SinkTransaction
 from cdc.types import (
+    BEGUN,
     ENDED,
     ENTRIES,
     LINES,
-    LIVE,
     LIVE_KEYS,
     NUMBER,
     QUARANTINED,
@@ -128,7 +128,7 @@ def postings(
         pa.Table.from_pylist(entries, ENTRIES),
         pa.Table.from_pylist([{name: line[name] for name in LINES.names} for line in lines], LINES),
         pa.Table.from_pylist([{"row_hash": row_hash(number), "entry_id": entry} for number, entry in ended], ENDED),
-        pa.Table.from_pylist([{name: head[name] for name in LIVE.names} for head in heads], LIVE),
+        pa.Table.from_pylist([{name: head[name] for name in BEGUN.names} for head in heads], BEGUN),
         pa.Table.from_pylist(list(quarantined), QUARANTINED),
         pa.Table.from_pylist(list(settled), SETTLED),
     )

@@ -1,5 +1,5 @@
-"""However a book corrects, and whatever periods are closed meanwhile: what stands is what the rule says of the rows now, nothing is posted
-into a period that does not take it, and the journal does not depend on how the stream is cut."""
+"""However a book corrects, whatever periods are closed meanwhile, and with a rule that changes on a day: what stands is what the rule says
+of the rows now, nothing is posted into a period that does not take it, and the journal does not depend on how the stream is cut."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from cdc.accounting.accountant import Accountant
-from cdc.config import RuleConfig
+from cdc.config import LineConfig, RuleConfig
 from checkpoints.file import FileCheckpoints
 from checkpoints.instore import InStore
 from sinks.duckdb import DuckDBSink
@@ -51,6 +51,11 @@ RULES = [
         ],
     )
     for name in POLICIES
+]
+NEW = date(2026, 1, 1)  # from when on tax is no longer told apart
+RULES += [
+    rule.model_copy(update={"version": 2, "valid_from": NEW, "lines": [rule.lines[0], LineConfig(account="5001", credit="total")]})
+    for rule in RULES
 ]
 _ROWS = st.fixed_dictionaries(
     {
@@ -157,8 +162,9 @@ def check_amounts(made: Store, rows: dict[int, Row]) -> None:
         key = f'{{"no": {number}}}'
         if row["total"] > 0:
             wanted[name, key, "1122", f'{{"customer": "{row["customer"]}"}}'] += row["total"]
-            wanted[name, key, "5001", "{}"] -= row["total"] - row["tax"]
-            wanted[name, key, "2221", "{}"] -= row["tax"]
+            tax = row["tax"] if row["day"] < NEW else Decimal(0)
+            wanted[name, key, "5001", "{}"] -= row["total"] - tax
+            wanted[name, key, "2221", "{}"] -= tax
     assert {at: value for at, value in sums.items() if value} == {at: value for at, value in wanted.items() if value}
 
 

@@ -15,7 +15,7 @@ from click.testing import CliRunner
 
 from cdc.accounting.charts import load_chart
 from cdc.cli import main
-from cdc.types import ENDED, ENTRIES, LINES, LIVE, QUARANTINED, SETTLED, BatchLog, Postings
+from cdc.types import BEGUN, ENDED, ENTRIES, LINES, QUARANTINED, SETTLED, BatchLog, Postings
 from sinks.duckdb import DuckDBSink
 
 CONFIG = """
@@ -81,7 +81,7 @@ def config(tmp_path: Path) -> Path:
     transaction = sink.begin()
     heads, lines = ([row for part in made for row in part[i]] for i in (0, 1))
     tables = [pa.Table.from_pylist(heads, ENTRIES), pa.Table.from_pylist(lines, LINES)]
-    transaction.apply(Postings(*tables, *(schema.empty_table() for schema in (ENDED, LIVE, QUARANTINED, SETTLED))))
+    transaction.apply(Postings(*tables, *(schema.empty_table() for schema in (ENDED, BEGUN, QUARANTINED, SETTLED))))
     transaction.apply(BatchLog("shop", "0/1", "0/1", 1, 1, AT, AT))
     transaction.commit()
     sink.close()
