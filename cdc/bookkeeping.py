@@ -70,18 +70,16 @@ def put_rates(config: Config, store: DuckDBSink, pipeline: Pipeline, request: Re
     name, book = _book(config, request)
     if book.rates.table is not None:
         raise StoreError("books.rates_elsewhere", book=name, table=book.rates.table)
-    given = [(str(currency), str(kind), date.fromisoformat(day), Decimal(rate)) for currency, kind, day, rate in request["rates"]]
+    given = {(str(currency), str(kind), date.fromisoformat(day)): Decimal(rate) for currency, kind, day, rate in request["rates"]}
     with build.committed(store) as transaction:
-        kept = [row for row in transaction.reference("rates").to_pylist() if row["book"] == name]
-    rates = {} if request.get("replace") else {(row["currency"], row["rate_type"], row["rate_date"]): row["rate"] for row in kept}
-    before = dict(rates)
-    rates |= {(currency, kind, day): rate for currency, kind, day, rate in given}
-    if request.get("replace") and {(r["currency"], r["rate_type"], r["rate_date"]): r["rate"] for r in kept} == rates:
+        rows = [row for row in transaction.reference("rates").to_pylist() if row["book"] == name]
+    kept = {(row["currency"], row["rate_type"], row["rate_date"]): row["rate"] for row in rows}
+    rates = given if request.get("replace") else kept | given
+    if rates == kept:
         return {"book": name, "rates": 0, "rows": 0}
-    changed = sum(before.get(key) != rate for key, rate in rates.items())
     rows = [{"book": name, "currency": c, "rate_type": t, "rate_date": d, "rate": rate} for (c, t, d), rate in sorted(rates.items())]
     anew = pipeline.set_rates(list(config.sources), name, pa.Table.from_pylist(rows, RATES))
-    return {"book": name, "rates": changed, "rows": anew}
+    return {"book": name, "rates": sum(kept.get(key) != rate for key, rate in rates.items()), "rows": anew}
 
 
 def revalue(config: Config, store: DuckDBSink, pipeline: Pipeline, request: Request) -> dict[str, Any]:

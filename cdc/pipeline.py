@@ -117,8 +117,7 @@ class Pipeline:
         finally:
             transaction.rollback()
         self._known[source] = resume.checkpoint
-        done = [schema for table, schema in resume.schemas.items() if table in resume.snapshots and resume.snapshots[table].state == "done"]
-        self._accountant.know(done)
+        self._accountant.know(_mirrored(resume))
         self._prepared = {key: schema for key, schema in self._prepared.items() if schema.source != source}
         self._copying = {}
         return resume
@@ -214,7 +213,12 @@ class Pipeline:
         One that goes on in the next batch changes them there.
         """
         changes = [part for part in batch.changes if part.schema.table not in batch.staged]
-        turning = {txn for part in changes if part.schema.name in self._accountant.rate_tables for txn in part.rows.column(TXN).to_pylist()}
+        turning = {
+            txn
+            for part in changes
+            if part.schema.name in self._accountant.rate_tables
+            for txn in pc.unique(part.rows.column(TXN)).to_pylist()
+        }
         if self._turning is not None:
             turning.add(0 if batch.transactions.slice(0, 1) == self._turning else BEFORE_ALL)
         self._turning, start, count = None, 0, batch.transactions.num_rows
@@ -373,9 +377,11 @@ class Pipeline:
     def retry(self, source: str, quarantined: Sequence[tuple[str, str]]) -> None:
         """Account anew for the rows (table, row_key) of a source as they are in the mirror now; settles what is sound."""
 
+        mirrored = _mirrored(self.resume(source))
+
         def anew(transaction: SinkTransaction, _: str, one: pa.Table) -> int:
             states, count = self._accountant.states(transaction.mirror), 0
-            for schema in self._accountant.schemas(source):
+            for schema in mirrored:
                 if row_keys := sorted({key for name, key in quarantined if name == schema.name}):
                     rows = self._completer.rows_of(schema, row_keys, lambda keys, s=schema: transaction.mirror(s, keys))  # type: ignore[misc]
                     transaction.apply(self._accountant.account(schema, _as_reads(rows, count), one, transaction.live, states))
@@ -445,6 +451,11 @@ class Pipeline:
         for source in begun:
             self.resume(source)
         return total
+
+
+def _mirrored(resume: Resume) -> list[TableSchema]:
+    """The tables whose mirrors are theirs."""
+    return [schema for table, schema in resume.schemas.items() if table in resume.snapshots and resume.snapshots[table].state == "done"]
 
 
 def _between(changes: Iterable[TableChanges], start: int, end: int) -> list[TableChanges]:
