@@ -80,25 +80,26 @@ def _keep(connection: duckdb.DuckDBPyConnection, name: str, rows: pa.Table) -> N
 
 
 def _lines(lines: str, **others: str) -> str:
-    """SQL for lines, each with some of its values replaced."""
-    values = ", ".join(
-        f"{field.name} := {others.get(field.name, f'l.{field.name}')}" for field in LINE_FIELDS if others.get(field.name) != ""
-    )
+    """SQL for lines, each with some of its values replaced; left out where nothing takes their place."""
+    taken = {field.name: others.get(field.name, f"l.{field.name}") for field in LINE_FIELDS}
+    values = ", ".join(f"{name} := {value}" for name, value in taken.items() if value)
     return f"list_transform({lines}, lambda l: struct_pack({values}))"
 
 
 def _content(relation: str) -> str:
     """SQL for what makes an entry what it is; null where nothing is wanted."""
-    header = ", ".join(f"coalesce(CAST({relation}.{name} AS VARCHAR), chr(0))" for name in HEADER.split(", ") if name != "rule_version")
-    lines = _lines(f"{relation}.lines", origin="")
-    return f"CASE WHEN {relation}.lines IS NOT NULL THEN md5(concat_ws(chr(31), {header}, CAST({lines} AS VARCHAR))) END"
+    return _digest(relation, _lines(f"{relation}.lines", origin=""))
 
 
 def _shape(relation: str) -> str:
     """SQL for all of an entry but its amounts."""
-    header = ", ".join(f"coalesce(CAST({relation}.{name} AS VARCHAR), chr(0))" for name in HEADER.split(", ") if name != "rule_version")
     sides = {name: f"l.{name} IS NULL" for name in _AMOUNTS}
-    lines = _lines(f"{relation}.lines", **sides, origin="", rate="", rate_type="", rate_date="")
+    return _digest(relation, _lines(f"{relation}.lines", **sides, origin="", rate="", rate_type="", rate_date=""))
+
+
+def _digest(relation: str, lines: str) -> str:
+    """SQL for the digest of an entry's header and of lines made of its own."""
+    header = ", ".join(f"coalesce(CAST({relation}.{name} AS VARCHAR), chr(0))" for name in HEADER.split(", ") if name != "rule_version")
     return f"CASE WHEN {relation}.lines IS NOT NULL THEN md5(concat_ws(chr(31), {header}, CAST({lines} AS VARCHAR))) END"
 
 
