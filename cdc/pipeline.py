@@ -17,6 +17,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
+from itertools import chain
 
 import pyarrow as pa
 import pyarrow.compute as pc
@@ -28,6 +29,8 @@ from cdc.accounting.deferred import Deferred
 from cdc.accounting.lookups import BEFORE_ALL, States
 from cdc.protocols import CheckpointStore, Sink, SinkTransaction
 from cdc.types import (
+    LIVE,
+    LIVE_KEYS,
     OP,
     ORDINAL,
     READ,
@@ -50,6 +53,7 @@ from cdc.types import (
     TableSchema,
 )
 
+PAGE_ROWS = 50_000
 _Part = tuple[TableSchema, pa.Table]
 
 
@@ -249,9 +253,9 @@ class Pipeline:
         states = self._accountant.states(transaction.mirror)
         for schema in self._accountant.schemas(source):
             if rates.num_rows and self._accountant.converts(schema):
-                keys = transaction.rated(schema, rates).column("row_key").to_pylist()
-                rows = self._completer.rows_of(schema, keys, lambda keys, s=schema: transaction.mirror(s, keys))  # type: ignore[misc]
-                if rows.num_rows:
+                rated = transaction.rated(schema, rates)
+                for start in range(0, rated.num_rows, PAGE_ROWS):
+                    rows = self._rows_of(transaction, schema, rated.slice(start, PAGE_ROWS).column("row_key").to_pylist())
                     transaction.apply(self._accountant.account(schema, _as_reads(rows, None), turning, transaction.live, states))
                     count += rows.num_rows
         return count
@@ -340,17 +344,22 @@ class Pipeline:
 
     def _post_copy(self, transaction: SinkTransaction, schema: TableSchema, batch: MicroBatch, states: States) -> int:
         """Each row of a mirror that was a copy is accounted for as read; rows that are gone end their entries. How many rows there are."""
-        former = transaction.live(schema, None)
-        seen, count = [], 0
+        standing, count = transaction.standing(schema), 0
+        first = next(standing, None)
+        live = _nothing_stands if first is None else transaction.live
         for rows in transaction.mirror(schema, None):
-            reads = _as_reads(rows, count)
-            transaction.apply(self._accountant.account(schema, reads, batch.transactions, transaction.live, states))
+            transaction.apply(self._accountant.account(schema, _as_reads(rows, count), batch.transactions, live, states))
             count += rows.num_rows
-            if former.num_rows:
-                seen.append(self._accountant.keys(schema, reads))
-        if former.num_rows:
-            transaction.apply(self._accountant.end_missing(schema, former, seen, batch.transactions))
+        for keys in chain([] if first is None else [first], standing):
+            rows = self._rows_of(transaction, schema, keys.column("row_key").to_pylist())
+            gone = self._accountant.missing(schema, keys, rows)
+            if gone.num_rows:
+                transaction.apply(self._accountant.end(schema, transaction.live(schema, gone), batch.transactions))
         return count
+
+    def _rows_of(self, transaction: SinkTransaction, schema: TableSchema, row_keys: Sequence[str]) -> pa.Table:
+        """The mirrored rows of some row_keys."""
+        return self._completer.rows_of(schema, row_keys, lambda keys: transaction.mirror(schema, keys))
 
     def _log(self, transaction: SinkTransaction, batch: MicroBatch, promoted: int) -> None:
         """Write the batch log once the last part of the batch is there. A batch that only moves the position leaves none."""
@@ -383,7 +392,7 @@ class Pipeline:
             states, count = self._accountant.states(transaction.mirror), 0
             for schema in mirrored:
                 if row_keys := sorted({key for name, key in quarantined if name == schema.name}):
-                    rows = self._completer.rows_of(schema, row_keys, lambda keys, s=schema: transaction.mirror(s, keys))  # type: ignore[misc]
+                    rows = self._rows_of(transaction, schema, row_keys)
                     transaction.apply(self._accountant.account(schema, _as_reads(rows, count), one, transaction.live, states))
                     count += rows.num_rows
             return count
@@ -411,7 +420,8 @@ class Pipeline:
         try:
             self._refer(transaction)
             one = {"position": "", "txn": f"revaluation:{now.isoformat()}", "committed_at": now}
-            former = transaction.live(revaluation.SCHEMA, None)
+            standing = pa.concat_tables([LIVE_KEYS.empty_table(), *transaction.standing(revaluation.SCHEMA)])
+            former = transaction.live(revaluation.SCHEMA, standing)
             transactions = pa.Table.from_pylist([one], schema=TRANSACTIONS)
             transaction.apply(self._accountant.revalue(book, period, balances, transactions, former, summary))
             transaction.apply(BatchLog(revaluation.SCHEMA.source, "", "", 0, balances.num_rows, now, now))
@@ -451,6 +461,10 @@ class Pipeline:
         for source in begun:
             self.resume(source)
         return total
+
+
+def _nothing_stands(schema: TableSchema, keys: pa.Table) -> pa.Table:
+    return LIVE.empty_table()
 
 
 def _mirrored(resume: Resume) -> list[TableSchema]:

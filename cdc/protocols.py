@@ -75,8 +75,11 @@ class Inspection(Protocol):
 class SinkTransaction(Protocol):
     """One open transaction of the store. Nothing of it is visible to readers before `commit` has returned."""
 
-    def live(self, schema: TableSchema, keys: pa.Table | None) -> pa.Table:
-        """The live entries (LIVE) of a table's rows whose LIVE_KEYS are given, or of all its rows; sees this transaction's own."""
+    def live(self, schema: TableSchema, keys: pa.Table) -> pa.Table:
+        """The live entries (LIVE) of a table's rows whose LIVE_KEYS are given; sees this transaction's own."""
+
+    def standing(self, schema: TableSchema) -> Iterator[pa.Table]:
+        """The LIVE_KEYS of a table's rows that had live entries when the first of them were asked for, in tables of bounded size."""
 
     def mirror(self, schema: TableSchema, keys: pa.Table | None, staged: bool = False) -> Iterator[pa.Table]:
         """Rows of the mirror, or of the staged copy, that have the values of a row of `keys` in its columns, or all; in tables of

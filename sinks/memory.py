@@ -57,18 +57,19 @@ class MemoryTransaction:
         self._after_commit: list[Callable[[], None]] = []
         self._done = False
 
-    def live(self, schema: TableSchema, keys: pa.Table | None) -> pa.Table:
-        wanted = None if keys is None else {(k["row_hash"], k["row_key"]) for k in keys.to_pylist()}
-        found = [
-            row
-            for row in self.state.live
-            if row["source_table"] == schema.name and (wanted is None or (row["row_hash"], row["row_key"]) in wanted)
-        ]
+    def live(self, schema: TableSchema, keys: pa.Table) -> pa.Table:
+        wanted = {(k["row_hash"], k["row_key"]) for k in keys.to_pylist()}
+        found = [row for row in self.state.live if row["source_table"] == schema.name and (row["row_hash"], row["row_key"]) in wanted]
         lines: dict[str, list[Row]] = {row["entry_id"]: [] for row in found}
         for line in sorted(self.state.lines, key=lambda line: line["line_no"]):
             if line["entry_id"] in lines:
                 lines[line["entry_id"]].append({field.name: line[field.name] for field in LINE_FIELDS})
         return pa.Table.from_pylist([{**row, "lines": lines[row["entry_id"]]} for row in found], LIVE)
+
+    def standing(self, schema: TableSchema) -> Iterator[pa.Table]:
+        found = [{"row_hash": row["row_hash"], "row_key": row["row_key"]} for row in self.state.live if row["source_table"] == schema.name]
+        for start in range(0, len(found), PAGE_ROWS):
+            yield pa.Table.from_pylist(found[start : start + PAGE_ROWS], LIVE_KEYS)
 
     def mirror(self, schema: TableSchema, keys: pa.Table | None, staged: bool = False) -> Iterator[pa.Table]:
         rows = (self.state.staged if staged else self.state.mirrors).get(schema.name, [])

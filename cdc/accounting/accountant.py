@@ -17,7 +17,7 @@ The steps are temporary tables, each built from the ones before:
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from types import MappingProxyType
 
 import duckdb
@@ -56,7 +56,7 @@ NOTHING = Postings(
     ENTRIES.empty_table(), LINES.empty_table(), ENDED.empty_table(), BEGUN.empty_table(), QUARANTINED.empty_table(), SETTLED.empty_table()
 )
 _INSERTED, _DELETED = pa.scalar(INSERT, pa.string()), pa.scalar(DELETE, pa.string())
-LiveLookup = Callable[[TableSchema, pa.Table | None], pa.Table]
+LiveLookup = Callable[[TableSchema, pa.Table], pa.Table]
 
 _NOTHING_WANTED = (  # made anew each time, as the space of rows deleted from a table in memory is not given back
     "CREATE OR REPLACE TEMP TABLE wanted ("
@@ -210,23 +210,24 @@ class Accountant:
         """Let go of the memory."""
         self._db.close()
 
-    def keys(self, schema: TableSchema, rows: pa.Table) -> pa.Table:
-        """The keys (LIVE_KEYS) of rows (`#n` where the table has no key)."""
-        self._db.register("changes", rows)
+    def missing(self, schema: TableSchema, keys: pa.Table, rows: pa.Table) -> pa.Table:
+        """Those of the keys (LIVE_KEYS) that are of none of the rows (`#n` where the table has no key)."""
+        for name, table in (("keys", keys), ("found", rows)):
+            self._db.register(name, table)
         try:
-            keys = f'SELECT {row_key(schema)} AS "#key" FROM changes'
-            return self._fetch(f'SELECT {row_hash(schema)} AS row_hash, "#key" AS row_key FROM ({keys})', LIVE_KEYS)
+            present = f"SELECT {row_key(schema)} AS row_key FROM found"
+            return self._fetch(f"SELECT * FROM keys ANTI JOIN ({present}) USING (row_key)", LIVE_KEYS)
         finally:
-            self._db.unregister("changes")
+            for name in ("keys", "found"):
+                self._db.unregister(name)
 
-    def end_missing(self, schema: TableSchema, former: pa.Table, seen: Sequence[pa.Table], transactions: pa.Table) -> Postings:
-        """Reversals, by the one transaction given, of the former live entries (LIVE) whose rows are not among the keys seen."""
+    def end(self, schema: TableSchema, former: pa.Table, transactions: pa.Table) -> Postings:
+        """Reversals, by the one transaction given, of live entries (LIVE) of a table."""
         db = self._db
-        present = pa.concat_tables(seen) if seen else LIVE_KEYS.empty_table()
-        for name, table in (("former", former), ("present", present), ("txns", transactions)):
+        for name, table in (("former", former), ("txns", transactions)):
             db.register(name, table)
         try:
-            db.execute("CREATE OR REPLACE TEMP TABLE live AS SELECT * FROM former ANTI JOIN present USING (row_hash, row_key)")
+            db.execute("CREATE OR REPLACE TEMP TABLE live AS SELECT * FROM former")
             db.execute('CREATE OR REPLACE TEMP TABLE known AS SELECT DISTINCT row_hash AS "#hash", row_key AS "#key" FROM live')
             db.execute(_NOTHING_WANTED)
             db.execute(
@@ -237,7 +238,7 @@ class Accountant:
             )
             return self._post(schema, (), True)
         finally:
-            for name in ("former", "present", "txns"):
+            for name in ("former", "txns"):
                 db.unregister(name)
 
     def revalue(self, book: str, period: str, balances: pa.Table, transactions: pa.Table, former: pa.Table, summary: str) -> Postings:

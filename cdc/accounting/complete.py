@@ -154,7 +154,7 @@ class Completer:
         wanted = pa.table({"#key": pa.array(row_keys, pa.string())})
         texts = pa.table({name: pa.array([_text(value.get(name)) for value in values], pa.string()) for name in names})
         keys = self._run(
-            f"SELECT {', '.join(f'CAST({quote(name)} AS {kinds[name]}) AS {quote(name)}' for name in names)} FROM texts", texts=texts
+            f"SELECT {', '.join(f'TRY_CAST({quote(name)} AS {kinds[name]}) AS {quote(name)}' for name in names)} FROM texts", texts=texts
         )
         found = _found(schema, mirror(keys))
         return self._run(f'SELECT f.* FROM found f SEMI JOIN wanted w ON w."#key" = {row_key(schema)}', found=found, wanted=wanted)

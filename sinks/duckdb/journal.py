@@ -2,18 +2,20 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from datetime import UTC, datetime
 
 import pyarrow as pa
 
-from cdc.types import BEGUN, LINES, LIVE, QUARANTINED, BatchLog, Postings, TableSchema
+from cdc.types import BEGUN, LINES, LIVE, LIVE_KEYS, QUARANTINED, BatchLog, Postings, TableSchema
 from sinks.duckdb.chain import BatchHash
 from sinks.duckdb.names import literal
-from sinks.duckdb.session import Session, taken_in
+from sinks.duckdb.session import TAKEN_IN, Session
 
 _TEXT_HERE = {"entry_id": "UUID", "reverses": "UUID", "corrects": "UUID", "id": "UUID"}
 _BATCH = """batch_seq, source, first_position, last_position, transactions, changes, entries, lines, first_commit_at, last_commit_at,
     applied_at, hash, prev_hash"""
+PAGE_ROWS = 50_000
 _LINE = [name for name in LINES.names if name not in ("entry_id", "book", "period")]
 # The lines of live entries are the journal's own: kept a second time they would make every lookup read them all. The batch leads
 # to them, as the journal lies in the order of batches.
@@ -23,13 +25,20 @@ _LIVE_OF = f"""SELECT {", ".join(f"h.{n}" for n in BEGUN.names)}, coalesce(x.lin
     FROM live_head h LEFT JOIN live_lines x USING (entry_id)"""
 
 
-def live(session: Session, schema: TableSchema, keys: pa.Table | None) -> pa.Table:
+def live(session: Session, schema: TableSchema, keys: pa.Table) -> pa.Table:
     """The live entries as `SinkTransaction.live` says."""
-    given = "" if keys is None else f"k AS {taken_in('keys')}, "
-    asked = "" if keys is None else "SEMI JOIN k ON v.row_hash = k.row_hash AND v.row_key = k.row_key"
-    head = f"SELECT v.* FROM meta.live v {asked} WHERE v.source_table = {literal(schema.name)}"
-    found = f"WITH {given}live_head AS MATERIALIZED ({head}), live_lines AS ({_LIVE_LINES}) {_LIVE_OF}"
-    return session.table(found, **({} if keys is None else {"keys": keys})).cast(LIVE)
+    head = f"""SELECT v.* FROM meta.live v SEMI JOIN k ON v.row_hash = k.row_hash AND v.row_key = k.row_key
+        WHERE v.source_table = {literal(schema.name)}"""
+    found = f"WITH k AS {TAKEN_IN}, live_head AS MATERIALIZED ({head}), live_lines AS ({_LIVE_LINES}) {_LIVE_OF}"
+    return session.table(found, given=keys).cast(LIVE)
+
+
+def standing(session: Session, schema: TableSchema) -> Iterator[pa.Table]:
+    """As `SinkTransaction.standing` says. A row with entries in several places of the table may come more than once."""
+    of_table = f"FROM meta.live WHERE source_table = {literal(schema.name)}"
+    for (page,) in session.rows(f"SELECT DISTINCT rowid // {PAGE_ROWS} {of_table} ORDER BY 1"):
+        within = f"rowid >= {page * PAGE_ROWS} AND rowid < {(page + 1) * PAGE_ROWS}"
+        yield session.table(f"SELECT DISTINCT row_hash, row_key {of_table} AND {within}").cast(LIVE_KEYS)
 
 
 class Journal:
@@ -51,9 +60,9 @@ class Journal:
         self._postings += 1
         if part.live_ended.num_rows:
             session.run(
-                f"""WITH e AS {taken_in("ended")}
+                f"""WITH e AS {TAKEN_IN}
                 DELETE FROM meta.live v USING e WHERE v.row_hash = e.row_hash AND v.entry_id = CAST(e.entry_id AS UUID)""",
-                ended=part.live_ended,
+                given=part.live_ended,
             )
         if part.entries.num_rows:
             self._hash.entries(part.entries)
@@ -100,9 +109,9 @@ class Journal:
     def _settle(self, settled: pa.Table) -> None:
         if settled.num_rows and self._open():
             self._session.run(
-                """UPDATE ledger.quarantine q SET status = 'resolved' FROM settled s WHERE q.status = 'open'
+                """UPDATE ledger.quarantine q SET status = 'resolved' FROM given s WHERE q.status = 'open'
                 AND q.source_table = s.source_table AND q.row_key = s.row_key AND q.book = s.book AND q.rule = s.rule""",
-                settled=settled,
+                given=settled,
             )
             self._open_items = None
 
@@ -112,15 +121,15 @@ class Journal:
             return
         session = self._session
         session.run(
-            """UPDATE ledger.quarantine q SET status = 'open' FROM items i
+            """UPDATE ledger.quarantine q SET status = 'open' FROM given i
             WHERE q.id = CAST(i.id AS UUID) AND q.status = 'resolved'""",
-            items=rows,
+            given=rows,
         )
         names = ", ".join(name for name in QUARANTINED.names if name != "id")
         session.run(
             f"""INSERT INTO ledger.quarantine BY NAME SELECT DISTINCT ON (i.id) CAST(i.id AS UUID) AS id, {names}, 'open' AS status,
-            now() AS first_seen FROM items i WHERE CAST(i.id AS UUID) NOT IN (SELECT q.id FROM ledger.quarantine q)""",
-            items=rows,
+            now() AS first_seen FROM given i WHERE CAST(i.id AS UUID) NOT IN (SELECT q.id FROM ledger.quarantine q)""",
+            given=rows,
         )
         self._open_items = None
 
@@ -134,4 +143,4 @@ class Journal:
 def _insert(session: Session, table: str, rows: pa.Table, constants: dict[str, str]) -> None:
     values = [f"CAST({name} AS {_TEXT_HERE[name]})" if name in _TEXT_HERE else name for name in rows.column_names]
     names = ", ".join([*rows.column_names, *constants])
-    session.run(f"INSERT INTO {table} ({names}) SELECT {', '.join([*values, *constants.values()])} FROM rows", rows=rows)
+    session.run(f"INSERT INTO {table} ({names}) SELECT {', '.join([*values, *constants.values()])} FROM given", given=rows)

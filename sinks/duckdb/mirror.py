@@ -9,7 +9,7 @@ import pyarrow as pa
 from cdc.errors import StoreError
 from cdc.types import NUMBER, STAMP, Column, MirrorWrite, Promotion, TableSchema
 from sinks.duckdb.names import listed, mirror_table, quoted, staged_table
-from sinks.duckdb.session import Session, taken_in
+from sinks.duckdb.session import TAKEN_IN, Session
 
 PAGE_ROWS = 50_000
 
@@ -37,9 +37,7 @@ def read(session: Session, schema: TableSchema, keys: pa.Table | None, staged: b
         yield from _pages(session, schema, table, columns, target)
     elif keys.num_rows and set(keys.column_names) <= set(columns):
         selected = _selected(schema, target.names, {name: quoted(name) for name in columns})
-        found = session.table(
-            f"WITH k AS {taken_in('keys')} SELECT {selected} FROM {table} t SEMI JOIN k ON {_same(schema, keys)}", keys=keys
-        )
+        found = session.table(f"WITH k AS {TAKEN_IN} SELECT {selected} FROM {table} t SEMI JOIN k ON {_same(schema, keys)}", given=keys)
         for start in range(0, found.num_rows, PAGE_ROWS):
             yield found.slice(start, PAGE_ROWS).cast(target)
 
@@ -51,12 +49,12 @@ def write(session: Session, part: MirrorWrite) -> None:
     if part.replace:
         session.run(_create(schema, table, staged, "CREATE OR REPLACE TABLE"))
     if part.deletes.num_rows:
-        session.run(f"WITH k AS {taken_in('keys')} DELETE FROM {table} t USING k WHERE {_same(schema, part.deletes)}", keys=part.deletes)
+        session.run(f"WITH k AS {TAKEN_IN} DELETE FROM {table} t USING k WHERE {_same(schema, part.deletes)}", given=part.deletes)
     if part.upserts.num_rows:
         columns = [*schema.columns, *_extra(schema, staged=False)]
         names = [c.name for c in columns] + ([STAMP] if staged else [])
         values = [f"CAST({quoted(c.name)} AS {c.store_type})" for c in columns] + ([str(part.staged)] if staged else [])
-        session.run(f"INSERT INTO {table} ({listed(names)}) SELECT {', '.join(values)} FROM rows", rows=part.upserts)
+        session.run(f"INSERT INTO {table} ({listed(names)}) SELECT {', '.join(values)} FROM given", given=part.upserts)
 
 
 def promote(session: Session, part: Promotion) -> None:

@@ -33,8 +33,11 @@ class DuckDBTransaction:
         self._journal: journal.Journal | None = None
         session.run("BEGIN TRANSACTION")
 
-    def live(self, schema: TableSchema, keys: pa.Table | None) -> pa.Table:
+    def live(self, schema: TableSchema, keys: pa.Table) -> pa.Table:
         return journal.live(self._session, schema, keys)
+
+    def standing(self, schema: TableSchema) -> Iterator[pa.Table]:
+        return journal.standing(self._session, schema)
 
     def mirror(self, schema: TableSchema, keys: pa.Table | None, staged: bool = False) -> Iterator[pa.Table]:
         return mirror.read(self._session, schema, keys, staged)

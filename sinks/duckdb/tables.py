@@ -96,4 +96,4 @@ def make_tables(session: Session, accounts: Sequence[Account]) -> None:
     if sorted(session.rows("SELECT book, code, name, category, normal_balance FROM ledger.accounts")) != sorted(wanted):
         charts = pa.table({name: pa.array([row[i] for row in wanted], pa.string()) for i, name in enumerate(names)})
         session.run("DELETE FROM ledger.accounts")
-        session.run("INSERT INTO ledger.accounts BY NAME SELECT * FROM charts", charts=charts)
+        session.run("INSERT INTO ledger.accounts BY NAME SELECT * FROM given", given=charts)

@@ -50,6 +50,11 @@ def committed(sink: Sink) -> Iterator[SinkTransaction]:
         transaction.rollback()
 
 
+def all_live(transaction: SinkTransaction, schema: TableSchema) -> pa.Table:
+    """Every live entry of a table."""
+    return transaction.live(schema, pa.concat_tables([LIVE_KEYS.empty_table(), *transaction.standing(schema)]))
+
+
 def rows(schema: TableSchema, values: Iterable[Sequence[Any]]) -> pa.Table:
     """A table's rows; with `#n` last where it has no key."""
     number = [] if schema.key else [pa.field(NUMBER, pa.int64())]

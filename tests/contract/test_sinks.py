@@ -25,6 +25,7 @@ from tests.contract.samples import (
     NOON,
     ORDERS,
     TOTAL,
+    all_live,
     committed,
     entry_id,
     fault,
@@ -254,9 +255,9 @@ def test_live_entries_come_back_as_they_were_begun(store: Store) -> None:
         assert found.schema == LIVE
         begun = [{**row, "lines": lines_of(amount)} for row, amount in zip(first.live_begun.to_pylist(), amounts, strict=True)]
         assert found.to_pylist() == begun[1:]
-        everything = transaction.live(ORDERS, None).to_pylist()
+        everything = all_live(transaction, ORDERS).to_pylist()
         assert sorted(everything, key=lambda e: e["row_key"]) == begun
-        assert transaction.live(replace(ORDERS, table="others"), None).num_rows == 0
+        assert all_live(transaction, replace(ORDERS, table="others")).num_rows == 0
 
 
 def test_live_entries_end_and_are_followed_by_others(store: Store) -> None:
@@ -280,7 +281,7 @@ def test_live_entries_begin_and_end_in_one_transaction_whatever_their_hash(store
         for number in numbers:
             assert transaction.live(ORDERS, live_keys([number])).num_rows == 1
             transaction.apply(postings(ended=[(number, entry_id(number, 0))]))
-        assert transaction.live(ORDERS, None).num_rows == 0
+        assert all_live(transaction, ORDERS).num_rows == 0
         transaction.apply(LOG)
 
 
@@ -323,7 +324,7 @@ def test_rollback_leaves_nothing(store: Store) -> None:
     with committed(sink) as after:
         resume = store.checkpoints.load(after, "shop")
         assert (resume.checkpoint, resume.schemas) == (None, {})
-        assert after.live(ORDERS, None).num_rows == 0
+        assert all_live(after, ORDERS).num_rows == 0
 
 
 def test_quarantine_items_are_kept_once_and_settled(store: Store) -> None:

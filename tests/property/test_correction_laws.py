@@ -23,6 +23,7 @@ from checkpoints.instore import InStore
 from sinks.duckdb import DuckDBSink
 from sinks.memory import MemorySink
 from tests.changes import Change, Row, book, table
+from tests.contract.samples import all_live
 from tests.property.test_laws import Store
 from tests.property.test_lookup_laws import Logged, batches
 
@@ -172,7 +173,7 @@ def standing(made: Store) -> set[tuple[Any, ...]]:
     """What is live: entries and the differences to them."""
     transaction = made.sink.begin()
     try:
-        found = transaction.live(ORDERS, None).to_pylist()
+        found = all_live(transaction, ORDERS).to_pylist()
     finally:
         transaction.rollback()
     entries = {entry["entry_id"]: entry["kind"] for entry in made.entries()}
