@@ -13,6 +13,7 @@ import pytest
 from hypothesis import HealthCheck, Phase, core, settings
 from hypothesis.errors import StopTest, UnsatisfiedAssumption
 from hypothesis.internal.conjecture import engine
+from hypothesis.strategies import DataObject
 
 from tests.servers import mysql as mysql_servers
 from tests.servers.cache import NotAvailable
@@ -142,7 +143,8 @@ def absent(error: NotAvailable) -> NoReturn:
 def budgeted(test: Callable[..., Any], seconds: float) -> Callable[..., Any]:
     """`test`, whose examples pass unseen once the time is spent, but for the last that failed: Hypothesis must see that fail again.
 
-    After the first that fails there is a minute for smaller ones.
+    After the first that fails there is a minute for smaller ones. A test that draws in its body is never passed over, as Hypothesis
+    replays what was drawn.
     """
     deadline: float | None = None
     failed: str | None = None
@@ -152,7 +154,8 @@ def budgeted(test: Callable[..., Any], seconds: float) -> Callable[..., Any]:
         nonlocal deadline, failed
         deadline = deadline or time.monotonic() + seconds
         example = repr((args, kwargs))
-        if time.monotonic() > deadline and example != failed:
+        drawing = any(isinstance(value, DataObject) for value in (*args, *kwargs.values()))
+        if time.monotonic() > deadline and example != failed and not drawing:
             return None
         try:
             return test(*args, **kwargs)
