@@ -175,7 +175,7 @@ class Pipeline:
             others = self._take_rates(transaction) if any(schema.name in self._accountant.rate_tables for schema in batch.promote) else None
             promoted = sum([self._post_copy(transaction, schema, batch, states) for schema in batch.promote])
             if others is not None:
-                self._convert_anew(transaction, batch.source, batch.transactions, others)
+                self._convert_anew(transaction, batch.source, batch.transactions, others, but=batch.promote)
             self._log(transaction, batch, promoted)
         if batch.source not in self._known:
             self._known[batch.source] = self._checkpoints.load(transaction, batch.source).checkpoint
@@ -247,12 +247,17 @@ class Pipeline:
         self._post(transaction, batch, mirrored, states)
         self._convert_anew(transaction, batch.source, batch.transactions.slice(max(stretch.turning, 0), 1), others)
 
-    def _convert_anew(self, transaction: SinkTransaction, source: str, turning: pa.Table, rates: pa.Table) -> int:
-        """Account anew, by a transaction, for the rows of a source that asked for rates (RATED) which it changed. How many they are."""
+    def _convert_anew(
+        self, transaction: SinkTransaction, source: str, turning: pa.Table, rates: pa.Table, but: Sequence[TableSchema] = ()
+    ) -> int:
+        """Account anew, by a transaction, for the rows of a source that asked for rates (RATED) which it changed. How many they are.
+
+        `but`: tables that were accounted for by the new rates already.
+        """
         count = 0
         states = self._accountant.states(transaction.mirror)
         for schema in self._accountant.schemas(source):
-            if rates.num_rows and self._accountant.converts(schema):
+            if rates.num_rows and schema not in but and self._accountant.converts(schema):
                 rated = transaction.rated(schema, rates)
                 for start in range(0, rated.num_rows, PAGE_ROWS):
                     rows = self._rows_of(transaction, schema, rated.slice(start, PAGE_ROWS).column("row_key").to_pylist())
