@@ -9,7 +9,8 @@ from itertools import repeat
 
 import pyarrow as pa
 
-from cdc.decode.postgres.images import Malformed, Value, read_columns
+from cdc.decode.postgres.images import Value, read_columns
+from cdc.decode.postgres.malformed import Malformed
 from cdc.decode.postgres.pgtypes import convert
 from cdc.errors import SchemaUnknown
 from cdc.types import ABSENT, OLD, OP, ORDINAL, TRUNCATE, TXN, UPDATE, TableChanges, TableSchema

@@ -15,8 +15,12 @@ from itertools import accumulate
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from cdc.decode.kernels import kernel
+from cdc.decode.postgres.malformed import Malformed
+
 HEAD = 8  # what comes before the first value: message kind, relation (4), kind of image, number of columns (2)
 TEXT, NULL, UNCHANGED = b"tnu"
+read_row = kernel("postgres").module.read_row
 Value = bytes | None
 Part = tuple[list[pa.Array], dict[int, list[int]]]
 _PART_BYTES = 8 << 20  # frames joined at a time; Arrow's 32-bit offsets bound it, the cache wants it small
@@ -28,10 +32,6 @@ _TEXT, _NULL, _UNCHANGED = (pa.scalar(kind, pa.uint8()) for kind in (TEXT, NULL,
 _ONE, _PREFIX, _HEAD, _OFFSET_BITS = (pa.scalar(number, pa.int64()) for number in (1, 1 + _LENGTH, HEAD, 32))
 _HIGH_BYTES = [(pa.scalar(place, pa.int64()), pa.scalar(8 * (_LENGTH - place), pa.int64())) for place in (1, 2, 3)]
 _NO_ROW = pa.scalar(None, pa.int64())
-
-
-class Malformed(Exception):
-    """What came is no pgoutput; the text says how."""
 
 
 def read_columns(frames: Sequence[bytes], width: int, picks: Sequence[int]) -> Iterator[Part]:
@@ -131,31 +131,6 @@ def _values(buffer: pa.Buffer, start: pa.Array, end: pa.Array, rows: pa.Array) -
 
 def _numbers(numbers: array[int]) -> pa.Array:
     return pa.Array.from_buffers(pa.int64(), len(numbers), [None, pa.py_buffer(numbers)])
-
-
-def read_row(frame: bytes, place: int, width: int) -> tuple[list[Value], list[int], int]:
-    """One row by itself: its values, the indexes of unchanged ones, and the place after it.
-
-    The caller must compare that place with the length of the message: a slice past the end is merely short. Raises Malformed.
-    """
-    row: list[Value] = []
-    absent: list[int] = []
-    for index in range(width):
-        if place >= len(frame):
-            raise Malformed("it ends too early")
-        kind = frame[place]
-        if kind == TEXT:
-            start = place + 1 + _LENGTH
-            place = start + int.from_bytes(frame[place + 1 : start])
-            row.append(frame[start:place])
-        elif kind in (NULL, UNCHANGED):
-            row.append(None)
-            place += 1
-            if kind == UNCHANGED:
-                absent.append(index)
-        else:
-            raise Malformed("a value is of unknown kind")
-    return row, absent, place
 
 
 def write_row(row: Sequence[Value], absent: Sequence[int]) -> bytes:

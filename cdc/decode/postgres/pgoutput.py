@@ -20,7 +20,8 @@ from struct import Struct
 import pyarrow as pa
 
 from cdc.decode.postgres.captured import Captured, Relation, RelationColumn, unidentified
-from cdc.decode.postgres.images import HEAD, Malformed, Value, read_row, write_row
+from cdc.decode.postgres.images import HEAD, Value, read_row, write_row
+from cdc.decode.postgres.malformed import Malformed
 from cdc.errors import SourceError
 from cdc.types import DELETE, INSERT, TRANSACTIONS, TRUNCATE, UPDATE, Position, TableChanges, TableSchema
 
