@@ -15,6 +15,8 @@ from hypothesis.errors import StopTest, UnsatisfiedAssumption
 from hypothesis.internal.conjecture import engine
 from hypothesis.strategies import DataObject
 
+from cdc.decode import kernels
+from cdc.decode.mysql import captured, images, rows
 from tests.servers import mysql as mysql_servers
 from tests.servers.cache import NotAvailable
 from tests.servers.mysql import MyDatabase, RunningMySQL
@@ -105,6 +107,18 @@ def any_mysql_database(any_mysql: RunningMySQL) -> Iterator[MyDatabase]:
     """A database of the test's own in each flavour in turn."""
     with mysql_servers.fresh_database(any_mysql) as fresh:
         yield fresh
+
+
+@pytest.fixture(scope="module", params=["compiled", "plain"])
+def mysql_kernel(request: pytest.FixtureRequest) -> Iterator[None]:
+    """The decoder of binlogs with either form of its kernel in turn."""
+    kernel = kernels.plain("mysql") if request.param == "plain" else kernels.compiled("mysql")
+    if kernel is None:
+        raise NotAvailable("the compiled kernel for 'mysql'")
+    with pytest.MonkeyPatch.context() as patch:
+        for user in (captured, images, rows):
+            patch.setattr(user, "_kernel", kernel)
+        yield
 
 
 @pytest.hookimpl(wrapper=True)

@@ -11,6 +11,7 @@ from contextlib import nullcontext
 from typing import Any, TypeVar
 
 F = TypeVar("F", bound=Callable[..., Any])
+C = TypeVar("C", bound=type)
 
 compiled = False
 nogil = nullcontext()
@@ -24,3 +25,14 @@ def cfunc(function: F) -> F:
 def exceptval(*_: object, **__: object) -> Callable[[F], F]:
     """What such a function gives when it raises."""
     return cfunc
+
+
+with_gil = cfunc
+
+
+def cclass(kind: C) -> C:
+    """A class whose attributes its module reads directly."""
+    return kind
+
+
+final = cclass

@@ -18,7 +18,7 @@ from types import ModuleType
 
 from cdc.errors import ConfigError
 
-KINDS = ("postgres",)  # of logs that have one
+KINDS = ("mysql", "postgres")  # of logs that have one
 VARIABLE = "LEDGERTAIL_KERNEL"
 
 

@@ -57,6 +57,8 @@ from tests.binlogs import (
     write,
 )
 
+pytestmark = pytest.mark.usefixtures("mysql_kernel")
+
 
 def test_updates_and_deletes() -> None:
     log = Log()

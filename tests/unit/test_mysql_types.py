@@ -15,10 +15,13 @@ from pymysqlreplication.constants import FIELD_TYPE
 
 from cdc.decode.mysql.charsets import charset_of, decoder
 from cdc.decode.mysql.fields import Field, fields_of, make_field, select_expression
+from cdc.decode.mysql.images import values_of
 from cdc.decode.mysql.types import MyType, declared, fits_wire, parse_type, wire_type
 from cdc.decode.mysql.wire import WireColumn
 from cdc.errors import ConfigError, LedgertailError, SchemaUnknown, ValueUnfit
 from cdc.types import TableSchema
+
+pytestmark = pytest.mark.usefixtures("mysql_kernel")
 
 VECTOR = 242
 UTF8MB4, LATIN1, BINARY, GBK, UCS2 = 255, 8, 63, 28, 35
@@ -236,7 +239,7 @@ def from_wire(text: str, values: list[bytes | None], override: str | None = None
     size = 1 if len(my_type.members) < 256 else 2
     meta = size if my_type.members else my_type.fraction
     field = make_field("c", my_type, override)
-    return checked(field, field.from_wire(column or wire(CODES.get(my_type.name, FIELD_TYPE.STRING), meta), values, "t"))
+    return checked(field, field.from_wire(column or wire(CODES.get(my_type.name, FIELD_TYPE.STRING), meta), values_of(values), "t"))
 
 
 def from_text(text: str, values: list[bytes | None], override: str | None = None) -> list[list[Any]]:
