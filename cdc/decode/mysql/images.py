@@ -21,7 +21,7 @@ _kernel: Any = kernel("mysql").module
 
 def values_of(values: Sequence[bytes | None]) -> Values:
     """Values that stand in no row image, as if they did."""
-    made: Values = _kernel.Values(values)
+    made: Values = _kernel.values_of(values)
     return made
 
 

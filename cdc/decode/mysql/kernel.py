@@ -27,6 +27,7 @@ from __future__ import annotations
 
 from array import array
 from collections.abc import Sequence
+from itertools import accumulate
 from typing import Any
 
 try:
@@ -53,6 +54,14 @@ def _ints(store: bytearray) -> cython.p_int:
     if cython.compiled:
         return cython.cast(cython.p_int, cython.cast(cython.p_uchar, store))
     return memoryview(store).cast("i")
+
+
+@cython.cfunc
+def _part(store: bytearray, first: cython.longlong, count: cython.longlong) -> cython.p_int:
+    """Of such numbers some, to be read."""
+    if cython.compiled:
+        return _ints(store) + first
+    return memoryview(store).cast("i")[first : first + count].tolist()
 
 
 @cython.cfunc
@@ -132,50 +141,61 @@ class Image:
     """
 
     _store: bytearray
-    _columns: cython.p_int  # width and slot of each
+    _widths: cython.p_int
+    _slots: cython.p_int
     _count: cython.longlong
     _captured: cython.longlong
-    _slots: cython.longlong  # one more than the last of them
+    _slots_end: cython.longlong
     _null_bytes: cython.longlong
 
     def __init__(self, widths: Sequence[int], slots: Sequence[int]) -> None:
-        if min(widths, default=0) < -4:
-            raise ValueError("a length has up to 4 bytes")
-        self._store = bytearray(array("i", [number for pair in zip(widths, slots, strict=True) for number in pair]))
-        self._columns = _ints(self._store)
+        if min(widths, default=0) < -4 or len(widths) != len(slots):
+            raise ValueError(widths)
         self._count, self._null_bytes = len(widths), (len(widths) + 7) // 8
-        self._captured, self._slots = sum(slot >= 0 for slot in slots), 1 + max(slots, default=-1)
+        self._captured, self._slots_end = sum(slot >= 0 for slot in slots), 1 + max(slots, default=-1)
+        self._store = bytearray(array("i", [*widths, *slots]))
+        self._widths, self._slots = _part(self._store, 0, self._count), _part(self._store, self._count, self._count)
 
 
 @cython.cfunc
 @cython.nogil
 @cython.exceptval(-2)
 def _read(
-    image: Image, data: cython.p_const_uchar, place: cython.longlong, end: cython.longlong, spans: cython.p_int, at: cython.longlong
+    image: Image,
+    data: cython.p_const_uchar,
+    place: cython.longlong,
+    end: cython.longlong,
+    spans: cython.p_int,
+    row: cython.longlong,
+    room: cython.longlong,
 ) -> cython.longlong:
-    """Note the spans of the row at `place`, from `at` on; where it ends."""
-    size: cython.longlong
+    """Note the spans of the row at `place`; where it ends. `spans` has as many places as there is `room`, then as many sizes, by slot."""
     slot: cython.longlong
-    columns, bits = image._columns, place
+    size: cython.longlong
+    nulls: cython.int = 0
+    widths, slots, bits = image._widths, image._slots, place
     place += image._null_bytes
     if place > end:
         return _refuse(b"it ends too early")
     for number in range(image._count):
-        size, slot = columns[2 * number], columns[2 * number + 1]
-        if data[bits + (number >> 3)] >> (number & 7) & 1:
-            if slot >= 0:
-                spans[at + 2 * slot + 1] = -1
-            continue
-        if size < 0:
-            place -= size
-            if place > end:
+        nulls = nulls >> 1 if number & 7 else data[bits + (number >> 3)]
+        slot, size = slots[number], widths[number]
+        if nulls & 1:
+            size = -1
+        else:
+            if size < 0:
+                place -= size
+                if place > end:
+                    return _refuse(b"it ends too early")
+                size = data[place - 1] if size == -1 else _little(data, place + size, -size)
+            if size > end - place:
                 return _refuse(b"it ends too early")
-            size = _little(data, place + size, -size)
-        if size > end - place:
-            return _refuse(b"it ends too early")
         if slot >= 0:
-            spans[at + 2 * slot], spans[at + 2 * slot + 1] = place, size
-        place += size
+            slot = 2 * slot * room + row
+            spans[slot] = place
+            spans[slot + room] = size
+        if size > 0:
+            place += size
     return place
 
 
@@ -183,8 +203,8 @@ def read_row(image: Image, data: bytes, place: cython.longlong, end: cython.long
     """One row by itself: place and size of each captured value, a negative size for NULL, and where it ends. Raises Malformed."""
     if not 0 <= place <= end <= len(data):
         raise IndexError(place)
-    store = bytearray(array("i", (0, _NULL)) * image._slots)
-    place = _read(image, data, place, end, _ints(store), 0)
+    store = bytearray(array("i", (0, _NULL)) * image._slots_end)
+    place = _read(image, data, place, end, _ints(store), 0, 1)
     spans = array("i", bytes(store))
     return list(zip(spans[::2], spans[1::2], strict=True)), place
 
@@ -201,13 +221,14 @@ class Gathered:
     _rows: cython.longlong
     _room: cython.longlong  # for how many there is
     _slots: cython.longlong
-    _held: bytearray
+    _held: bytearray  # of which _size bytes are used
+    _size: cython.longlong
     _data: cython.p_const_uchar
     _store: bytearray
     _spans: cython.p_int
     _changes: bytearray
     _ops: cython.p_uchar
-    _slots_compared: bytearray
+    _store_compared: bytearray
     _compared: cython.p_int
     _compared_count: cython.longlong
     _keyed: cython.bint
@@ -217,10 +238,10 @@ class Gathered:
     def __init__(self, slots: int, compared: Sequence[int], keyed: bool) -> None:
         if not all(0 <= slot < slots for slot in compared):
             raise IndexError(slots)
-        self._rows, self._room, self._slots = 0, 0, slots
+        self._rows, self._room, self._slots, self._size = 0, 0, slots, 0
         self._held, self._store, self._changes = bytearray(), bytearray(), bytearray()
-        self._slots_compared, self._compared_count = bytearray(array("i", compared)), len(compared)
-        self._compared, self._keyed = _ints(self._slots_compared), keyed
+        self._store_compared, self._compared_count, self._keyed = bytearray(array("i", compared)), len(compared), keyed
+        self._compared = _part(self._store_compared, 0, self._compared_count)
         self._op_before, self._op_after = DELETE, MOVED if keyed else INSERT
 
     @property
@@ -231,20 +252,21 @@ class Gathered:
     @property
     def size(self) -> int:
         """Bytes held for them."""
-        return len(self._held)
+        return self._size
 
     def values(self, slot: cython.longlong) -> Values:
-        """The values of a column; of no use once more is added."""
+        """The values of a column; of no use once rows are added or forgotten."""
         if not 0 <= slot < self._slots:
             raise IndexError(slot)
-        values = Values(())
-        values._held, values._store, values._count = self._held, self._store, self._rows
-        values._first, values._step = 2 * slot, 2 * self._slots
-        return values
+        return _values(self._held, self._store, 2 * slot * self._room, (2 * slot + 1) * self._room, self._rows)
 
     def cut(self, rows: cython.longlong) -> None:
         """Forget the rows from a number on."""
         self._rows = min(max(rows, 0), self._rows)
+
+    def clear(self) -> None:
+        """Forget all rows; their memory is kept for others."""
+        self._rows = self._size = 0
 
     def add(self, op: cython.uchar, data: bytes, place: cython.longlong, end: cython.longlong, before: Image, after: Image) -> bytes:
         """Gather the rows of an event, from `place` up to `end`. An event that is no UPDATE has one image, given twice.
@@ -253,15 +275,14 @@ class Gathered:
         before; MOVED, or where there is no key INSERT, of the row after. Others are one, or where there is no key none. What the image
         after does not carry is as before. Raises Malformed; this is of no use then.
         """
-        at: cython.longlong = len(self._held)
-        begun = self._rows
+        at, begun = self._size, self._rows
         update: cython.bint = op == UPDATE
-        if not 0 <= place <= end <= len(data) or max(before._slots, after._slots) > self._slots:
+        if not 0 <= place <= end <= len(data) or max(before._slots_end, after._slots_end) > self._slots:
             raise IndexError(place)
         if at + end - place > _SIZE_MAX:
             raise Malformed("it is too large")
-        self._held += memoryview(data)[place:end]
-        self._data, end = self._held, len(self._held)
+        self._hold(data, place, end)
+        end = self._size
         long: cython.bint = end - at >= _BYTES_LONG
         while at < end:
             self._make_room()
@@ -273,12 +294,23 @@ class Gathered:
         return bytes(self._changes[begun : self._rows])
 
     @cython.cfunc
+    def _hold(self, data: bytes, place: cython.longlong, end: cython.longlong) -> cython.void:
+        size = end - place
+        if self._size + size > len(self._held):
+            self._held += bytes(max(size, len(self._held)))
+            self._data = self._held
+        self._held[self._size : self._size + size] = memoryview(data)[place:end]
+        self._size += size
+
+    @cython.cfunc
     def _make_room(self) -> cython.void:
         """Room for an update at least."""
         if self._rows + 2 > self._room:
-            more = max(self._room, _ROOM_MIN)
-            self._room += more
-            self._store, self._changes = self._store + bytes(8 * self._slots * more), self._changes + bytes(more)
+            room, self._room = self._room, max(2 * self._room, _ROOM_MIN)
+            store, known = bytearray(8 * self._slots * self._room), memoryview(self._store)
+            for part in range(2 * self._slots):
+                store[4 * part * self._room : 4 * (part * self._room + room)] = known[4 * part * room : 4 * (part + 1) * room]
+            self._store, self._changes = store, self._changes + bytes(self._room - room)
             self._spans, self._ops = _ints(self._store), self._changes
 
     @cython.cfunc
@@ -288,24 +320,26 @@ class Gathered:
         self, op: cython.uchar, update: cython.bint, at: cython.longlong, end: cython.longlong, before: Image, after: Image
     ) -> cython.longlong:
         """Read rows while there is room; where the next one begins."""
-        spans, row, width = self._spans, self._rows, 2 * self._slots
-        while at < end and row + 2 <= self._room:
+        data, spans, row, room = self._data, self._spans, self._rows, self._room
+        while at < end and row + 2 <= room:
+            # The row before an update stands behind the row after it, until they are found to be two.
             if before._captured < self._slots:
                 for slot in range(self._slots):
-                    spans[row * width + 2 * slot + 1] = -1
-            at = _read(before, self._data, at, end, spans, row * width)
+                    spans[(2 * slot + 1) * room + row + update] = -1
+            at = _read(before, data, at, end, spans, row + update, room)
             self._ops[row] = op
-            row += 1
             if update:
-                _move(spans, row * width, (row - 1) * width, width)
-                at = _read(after, self._data, at, end, spans, row * width)
+                if after._captured < self._slots:
+                    for part in range(2 * self._slots):
+                        spans[part * room + row] = spans[part * room + row + 1]
+                at = _read(after, data, at, end, spans, row, room)
                 if self._moved(row):
-                    self._ops[row - 1], self._ops[row] = self._op_before, self._op_after
-                    row += 1
+                    self._ops[row], self._ops[row + 1] = self._op_before, self._op_after
+                    row += 2
                 elif self._keyed:
-                    _move(spans, (row - 1) * width, row * width, width)
-                else:
-                    row -= 1
+                    row += 1
+            else:
+                row += 1
         self._rows = row
         return at
 
@@ -313,25 +347,17 @@ class Gathered:
     @cython.nogil
     @cython.exceptval(check=False)
     def _moved(self, row: cython.longlong) -> cython.bint:
-        """Whether a row differs from the one before it in what is compared."""
+        """Whether an update changes what is compared; then the row before it comes first."""
+        spans, room = self._spans, self._room
         for number in range(self._compared_count):
-            new = 2 * (row * self._slots + self._compared[number])
-            old = new - 2 * self._slots
-            size = self._spans[new + 1]
-            if size != self._spans[old + 1] or not _same(self._data, self._spans[new], self._spans[old], size):
+            at = 2 * self._compared[number] * room + row
+            size = spans[at + room]
+            if size != spans[at + room + 1] or not _same(self._data, spans[at], spans[at + 1], size):
+                for part in range(2 * self._slots):
+                    at = part * room + row
+                    spans[at], spans[at + 1] = spans[at + 1], spans[at]
                 return True
         return False
-
-
-@cython.cfunc
-@cython.nogil
-@cython.exceptval(check=False)
-def _move(spans: cython.p_int, to: cython.longlong, at: cython.longlong, count: cython.longlong) -> cython.void:
-    if cython.compiled:
-        for number in range(count):
-            spans[to + number] = spans[at + number]
-    else:
-        spans[to : to + count] = spans[at : at + count]
 
 
 @cython.cfunc
@@ -356,18 +382,10 @@ class Values:
     """The values of one column as row images have them, in order: None for NULL, else the bytes without a length before them."""
 
     _held: bytearray
-    _store: bytearray  # spans: of the first value at _first, of each next one _step further
-    _first: cython.longlong
-    _step: cython.longlong
+    _store: bytearray
+    _starts: cython.p_int
+    _sizes: cython.p_int
     _count: cython.longlong
-
-    def __init__(self, values: Sequence[bytes | None]) -> None:
-        spans = array("i")
-        self._held = bytearray()
-        for value in values:
-            spans.extend((len(self._held), _NULL if value is None else len(value)))
-            self._held += value or b""
-        self._store, self._first, self._step, self._count = bytearray(spans), 0, 2, len(values)
 
     def __len__(self) -> int:
         return self._count
@@ -375,27 +393,34 @@ class Values:
     @property
     def null_count(self) -> int:
         """How many are NULL."""
-        spans, nulls = _ints(self._store), 0
-        for number in range(self._count):
-            nulls += spans[self._first + number * self._step + 1] < 0
+        nulls = 0
+        for row in range(self._count):
+            nulls += self._sizes[row] < 0
         return nulls
-
-    @property
-    def size(self) -> int:
-        """Bytes of all of them."""
-        spans = _ints(self._store)
-        size: cython.longlong = 0
-        for number in range(self._count):
-            size += max(0, spans[self._first + number * self._step + 1])
-        return size
 
     def to_pylist(self) -> list[bytes | None]:
         """All of them."""
-        spans, values = _ints(self._store), []
-        for number in range(self._count):
-            at = self._first + number * self._step
-            values.append(None if spans[at + 1] < 0 else bytes(self._held[spans[at] : spans[at] + spans[at + 1]]))
+        starts, sizes, values = self._starts, self._sizes, []
+        for row in range(self._count):
+            values.append(None if sizes[row] < 0 else bytes(self._held[starts[row] : starts[row] + sizes[row]]))
         return values
+
+
+@cython.cfunc
+def _values(held: bytearray, store: bytearray, starts: cython.longlong, sizes: cython.longlong, count: cython.longlong) -> Values:
+    """The values whose spans are in a buffer, the places of these from `starts` on, the sizes from `sizes` on."""
+    values = Values()
+    values._held, values._store, values._count = held, store, count
+    values._starts, values._sizes = _part(store, starts, count), _part(store, sizes, count)
+    return values
+
+
+def values_of(values: Sequence[bytes | None]) -> Values:
+    """Values that stand in no row image, as if they did."""
+    sizes = [_NULL if value is None else len(value) for value in values]
+    starts = accumulate([max(0, size) for size in sizes], initial=0)
+    store = bytearray(array("i", [*starts, *sizes]))
+    return _values(bytearray(b"".join([value or b"" for value in values])), store, 0, len(sizes) + 1, len(sizes))
 
 
 @cython.cclass
@@ -407,9 +432,8 @@ class Writer:
 
     _values: Values
     _data: cython.p_const_uchar
-    _spans: cython.p_int
-    _first: cython.longlong
-    _step: cython.longlong
+    _starts: cython.p_int
+    _sizes: cython.p_int
     _count: cython.longlong
     _bitmap: bytearray
     _valid: cython.p_uchar
@@ -418,8 +442,8 @@ class Writer:
     _out: cython.p_uchar
 
     def __init__(self, values: Values, size: int) -> None:
-        self._values, self._data, self._spans = values, values._held, _ints(values._store)
-        self._first, self._step, self._count, self._nulls = values._first, values._step, values._count, 0
+        self._values, self._data, self._count, self._nulls = values, values._held, values._count, 0
+        self._starts, self._sizes = values._starts, values._sizes
         self._bitmap, self._target = bytearray(b"\xff") * ((self._count + 7) // 8), bytearray(size)
         self._valid, self._out = self._bitmap, self._target
 
@@ -454,15 +478,12 @@ def _blank(writer: Writer, row: cython.longlong) -> cython.void:
 @cython.cfunc
 @cython.nogil
 @cython.exceptval(-2)
-def _start(writer: Writer, row: cython.longlong, size: cython.longlong) -> cython.longlong:
-    """Where a row's value begins, which must have a size; -1 for NULL."""
-    at = writer._first + row * writer._step
-    if writer._spans[at + 1] == size:
-        return writer._spans[at]
-    if writer._spans[at + 1] >= 0:
+def _pass(writer: Writer, row: cython.longlong, size: cython.longlong) -> cython.longlong:
+    """Leave a row null that has no value of a size; it must be NULL."""
+    if writer._sizes[row] >= 0:
         return _refuse_size(size)
     _blank(writer, row)
-    return -1
+    return 0
 
 
 @cython.cfunc
@@ -491,13 +512,16 @@ class Numbers(Writer):
     @cython.nogil
     @cython.exceptval(-2)
     def _fill(self) -> cython.longlong:
+        out, data, starts, sizes, size, width = self._out, self._data, self._starts, self._sizes, self._size, self._width
+        extended: cython.bint = self._signed and size < width
         for row in range(self._count):
-            start = _start(self, row, self._size)
-            if start >= 0:
-                _copy(self._out, row * self._width, self._data, start, self._size)
-                if self._signed and self._data[start + self._size - 1] & 0x80:
-                    for at in range(row * self._width + self._size, (row + 1) * self._width):
-                        self._out[at] = 0xFF
+            if sizes[row] != size:
+                _pass(self, row, size)
+                continue
+            _copy(out, row * width, data, starts[row], size)
+            if extended and data[starts[row] + size - 1] & 0x80:
+                for at in range(row * width + size, (row + 1) * width):
+                    out[at] = 0xFF
         return 0
 
 
@@ -519,10 +543,12 @@ class Bits(Writer):
     @cython.nogil
     @cython.exceptval(-2)
     def _fill(self) -> cython.longlong:
+        numbers, data, starts, sizes, size = self._numbers, self._data, self._starts, self._sizes, self._size
         for row in range(self._count):
-            start = _start(self, row, self._size)
-            if start >= 0:
-                self._numbers[row] = _big(self._data, start, self._size)
+            if sizes[row] != size:
+                _pass(self, row, size)
+            else:
+                numbers[row] = _big(data, starts[row], size)
         return 0
 
 
@@ -539,10 +565,13 @@ class Years(Writer):
     @cython.exceptval(-2)
     def _fill(self) -> cython.longlong:
         for row in range(self._count):
-            start = _start(self, row, 1)
-            if start >= 0 and self._data[start]:
-                year = 1900 + self._data[start]
-                self._out[2 * row], self._out[2 * row + 1] = year & 0xFF, year >> 8
+            if self._sizes[row] != 1:
+                _pass(self, row, 1)
+                continue
+            year = self._data[self._starts[row]]
+            if year:
+                self._out[2 * row] = (1900 + year) & 0xFF
+                self._out[2 * row + 1] = (1900 + year) >> 8
         return 0
 
 
@@ -585,8 +614,7 @@ def _clock(hours: cython.longlong, minutes: cython.longlong, seconds: cython.lon
 def _micros(data: cython.p_const_uchar, start: cython.longlong, octets: cython.longlong) -> cython.longlong:
     """A fraction in µs."""
     number: cython.longlong = _big(data, start, octets)
-    for _ in range(octets, 3):
-        number *= 100
+    number *= 1 if octets == 3 else 100 if octets == 2 else 10_000
     return number if number <= 999_999 else _refuse(b"a fraction is beyond 999999")
 
 
@@ -613,15 +641,17 @@ class Dates(Writer):
     @cython.nogil
     @cython.exceptval(-2)
     def _fill(self) -> cython.longlong:
+        days, data, starts, sizes = self._days, self._data, self._starts, self._sizes
         for row in range(self._count):
-            start = _start(self, row, 3)
-            if start >= 0:
-                number = _little(self._data, start, 3)
-                day = _day(number >> 9, number >> 5 & 15, number & 31)
-                if day:
-                    self._days[row] = day - 719_469
-                else:
-                    _blank(self, row)
+            if sizes[row] != 3:
+                _pass(self, row, 3)
+                continue
+            number = _little(data, starts[row], 3)
+            day = _day(number >> 9, number >> 5 & 15, number & 31)
+            if day:
+                days[row] = day - 719_469
+            else:
+                _blank(self, row)
         return 0
 
 
@@ -643,25 +673,28 @@ class Datetimes(Writer):
     @cython.exceptval(-2)
     def _fill(self) -> cython.longlong:
         micros: cython.longlong = 0
+        moments, data, starts, sizes, octets = self._moments, self._data, self._starts, self._sizes, self._octets
+        size = 8 if self._old else 5 + octets
         for row in range(self._count):
-            start = _start(self, row, 8 if self._old else 5 + self._octets)
-            if start < 0:
+            if sizes[row] != size:
+                _pass(self, row, size)
                 continue
+            start = starts[row]
             if self._old:
-                number = _little(self._data, start, 8)
+                number = _little(data, start, 8)
                 clock = _clock(number // 10_000 % 100, number // 100 % 100, number % 100)
                 number //= 1_000_000
                 day = _day(number // 10_000, number // 100 % 100, number % 100)
             else:
-                number = _big(self._data, start, 5)
+                number = _big(data, start, 5)
                 if not number >> 39:
                     return _refuse(b"a date is negative")
-                micros = _micros(self._data, start + 5, self._octets)
+                micros = _micros(data, start + 5, octets)
                 clock = _clock(number >> 12 & 31, number >> 6 & 63, number & 63)
                 number = number >> 17 & 0x3F_FFFF
                 day = _day((number >> 5) // 13, (number >> 5) % 13, number & 31)
             if day:
-                self._moments[row] = ((day - 719_469) * 86_400 + clock) * 1_000_000 + micros
+                moments[row] = ((day - 719_469) * 86_400 + clock) * 1_000_000 + micros
             else:
                 _blank(self, row)
         return 0
@@ -684,15 +717,18 @@ class Timestamps(Writer):
     @cython.nogil
     @cython.exceptval(-2)
     def _fill(self) -> cython.longlong:
+        seconds: cython.longlong
+        moments, data, starts, sizes, octets = self._moments, self._data, self._starts, self._sizes, self._octets
         for row in range(self._count):
-            start = _start(self, row, 4 + self._octets)
-            if start >= 0:
-                seconds: cython.longlong = _little(self._data, start, 4) if self._old else _big(self._data, start, 4)
-                micros = _micros(self._data, start + 4, self._octets)
-                if seconds:
-                    self._moments[row] = seconds * 1_000_000 + micros
-                else:
-                    _blank(self, row)
+            if sizes[row] != 4 + octets:
+                _pass(self, row, 4 + octets)
+                continue
+            seconds = _little(data, starts[row], 4) if self._old else _big(data, starts[row], 4)
+            micros = _micros(data, starts[row] + 4, octets)
+            if seconds:
+                moments[row] = seconds * 1_000_000 + micros
+            else:
+                _blank(self, row)
         return 0
 
 
@@ -726,15 +762,15 @@ class Groups:
 @cython.nogil
 @cython.exceptval(-2)
 def _group(
-    groups: Groups, number: cython.longlong, data: cython.p_const_uchar, start: cython.longlong, place: cython.longlong
+    groups: Groups, number: cython.longlong, data: cython.p_const_uchar, place: cython.longlong, negative: cython.bint
 ) -> cython.longlong:
-    """The digits of a group, which is at `place` of a value that begins at `start`."""
+    """The digits of a group at `place`."""
     octets = groups._plan[3 * number + 1]
     digits: cython.longlong = _big(data, place, octets)
     bit: cython.longlong = 1
-    if place == start:
+    if number == 0:
         digits ^= bit << 8 * octets - 1
-    if data[start] < 0x80:
+    if negative:
         digits ^= (bit << 8 * octets) - 1
     return digits if digits < groups._plan[3 * number + 2] else _refuse_group(groups._plan[3 * number])
 
@@ -772,14 +808,17 @@ class Decimals(Writer):
         power: cython.ulonglong
         low: cython.ulonglong
         high: cython.ulonglong
+        negative: cython.bint
+        data, starts, sizes, plan, size = self._data, self._starts, self._sizes, self._groups._plan, self._groups._size
         for row in range(self._count):
-            start = _start(self, row, self._groups._size)
-            if start < 0:
+            if sizes[row] != size:
+                _pass(self, row, size)
                 continue
-            place, low, high = start, 0, 0
+            place, low, high = starts[row], 0, 0
+            negative = data[place] < 0x80
             for number in range(self._groups._count):
-                digits, power = _group(self._groups, number, self._data, start, place), self._groups._plan[3 * number + 2]
-                place += self._groups._plan[3 * number + 1]
+                digits, power = _group(self._groups, number, data, place, negative), plan[3 * number + 2]
+                place += plan[3 * number + 1]
                 if self._short:
                     low = low * power + digits
                 else:
@@ -787,10 +826,11 @@ class Decimals(Writer):
                     low = (low >> 32) * power + (digits >> 32)
                     high = high * power + (low >> 32)
                     low = (low & self._half) << 32 | (digits & self._half)
-            if self._data[start] < 0x80:
+            if negative:
                 low = (low ^ self._ones) + 1 & self._ones
                 high = (high ^ self._ones) + (low == 0) & self._ones
-            self._halves[2 * row], self._halves[2 * row + 1] = low, high
+            self._halves[2 * row] = low
+            self._halves[2 * row + 1] = high
         return 0
 
 
@@ -816,6 +856,16 @@ class Spread(Writer):
         return self._offsets, memoryview(self._target)[: self._end]
 
 
+@cython.cfunc
+@cython.exceptval(check=False)
+def _bytes(values: Values) -> cython.longlong:
+    """How many there are."""
+    size: cython.longlong = 0
+    for row in range(values._count):
+        size += max(0, values._sizes[row])
+    return size
+
+
 @cython.final
 @cython.cclass
 class Bytes(Spread):
@@ -824,24 +874,25 @@ class Bytes(Spread):
     _length: cython.longlong
 
     def __init__(self, values: Values, length: int = -1) -> None:
-        super().__init__(values, values.size if length < 0 else length * len(values))
+        super().__init__(values, _bytes(values) if length < 0 else length * len(values))
         self._length = length
 
     @cython.cfunc
     @cython.nogil
     @cython.exceptval(-2)
     def _fill(self) -> cython.longlong:
+        out, ends, data, starts, sizes, length, end = self._out, self._ends, self._data, self._starts, self._sizes, self._length, self._end
         for row in range(self._count):
-            at = self._first + row * self._step
-            size = self._spans[at + 1]
+            size = sizes[row]
             if size < 0:
                 _blank(self, row)
             else:
-                if size > self._length >= 0:
-                    return _refuse_length(self._length)
-                _copy(self._out, self._end, self._data, self._spans[at], size)
-                self._end += size if self._length < 0 else self._length
-            self._ends[row + 1] = self._end
+                if size > length >= 0:
+                    return _refuse_length(length)
+                _copy(out, end, data, starts[row], size)
+                end += size if length < 0 else length
+            ends[row + 1] = end
+        self._end = end
         return 0
 
 
@@ -888,9 +939,10 @@ class DecimalTexts(Spread):
     @cython.exceptval(-2)
     def _fill(self) -> cython.longlong:
         for row in range(self._count):
-            start = _start(self, row, self._groups._size)
-            if start >= 0:
-                self._end = _print_decimal(self._groups, self._data, start, self._out, self._end)
+            if self._sizes[row] != self._groups._size:
+                _pass(self, row, self._groups._size)
+            else:
+                self._end = _print_decimal(self._groups, self._data, self._starts[row], self._out, self._end)
             self._ends[row + 1] = self._end
         return 0
 
@@ -899,15 +951,15 @@ class DecimalTexts(Spread):
 @cython.nogil
 @cython.exceptval(-2)
 def _print_decimal(
-    groups: Groups, data: cython.p_const_uchar, start: cython.longlong, out: cython.p_uchar, at: cython.longlong
+    groups: Groups, data: cython.p_const_uchar, place: cython.longlong, out: cython.p_uchar, at: cython.longlong
 ) -> cython.longlong:
-    """Write the decimal at `start`; where it ends."""
-    place = start
-    if data[start] < 0x80:
+    """Write the decimal at `place`; where it ends."""
+    negative: cython.bint = data[place] < 0x80
+    if negative:
         at = _put(out, at, 45)  # -
     begun = at
     for number in range(groups._count):
-        digits, count = _group(groups, number, data, start, place), groups._plan[3 * number]
+        digits, count = _group(groups, number, data, place, negative), groups._plan[3 * number]
         place += groups._plan[3 * number + 1]
         if number == groups._whole:
             at = _put(out, _print(out, at, 0, at == begun), 46)  # .
@@ -943,27 +995,30 @@ class Times(Spread):
         fraction: cython.longlong = 0
         scale: cython.longlong = 1
         scale <<= 8 * self._octets
+        size = 3 + self._octets
         for row in range(self._count):
-            start = _start(self, row, 3 + self._octets)
-            if start >= 0:
-                if self._old:
-                    number = _little(self._data, start, 3)
-                    number -= number >> 23 << 24
-                else:
-                    number = _big(self._data, start, 3 + self._octets)
-                    number -= scale << 23
-                if number < 0:
-                    number = -number
-                    self._end = _put(self._out, self._end, 45)  # -
-                if self._old:
-                    self._end = _print_clock(self._out, self._end, number // 10_000, number // 100 % 100, number % 100)
-                else:
-                    number, fraction = number // scale, number % scale
-                    if fraction >= self._all or fraction % self._more:
-                        return _refuse(b"a fraction is beyond its digits")
-                    self._end = _print_clock(self._out, self._end, number >> 12 & 1023, number >> 6 & 63, number & 63)
-                if self._digits:
-                    self._end = _print(self._out, _put(self._out, self._end, 46), fraction // self._more, self._digits)  # .
+            if self._sizes[row] != size:
+                _pass(self, row, size)
+                self._ends[row + 1] = self._end
+                continue
+            if self._old:
+                number = _little(self._data, self._starts[row], 3)
+                number -= number >> 23 << 24
+            else:
+                number = _big(self._data, self._starts[row], size)
+                number -= scale << 23
+            if number < 0:
+                number = -number
+                self._end = _put(self._out, self._end, 45)  # -
+            if self._old:
+                self._end = _print_clock(self._out, self._end, number // 10_000, number // 100 % 100, number % 100)
+            else:
+                number, fraction = number // scale, number % scale
+                if fraction >= self._all or fraction % self._more:
+                    return _refuse(b"a fraction is beyond its digits")
+                self._end = _print_clock(self._out, self._end, number >> 12 & 1023, number >> 6 & 63, number & 63)
+            if self._digits:
+                self._end = _print(self._out, _put(self._out, self._end, 46), fraction // self._more, self._digits)  # .
             self._ends[row + 1] = self._end
         return 0
 

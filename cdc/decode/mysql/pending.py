@@ -227,7 +227,8 @@ class Captured:
         made = [one for slot, index in enumerate(layout.kept) for one in self._convert(layout, index, gathered.values(slot))]
         for chunks, one in zip(self._chunks, made, strict=True):
             chunks.append(one)
-        self._gathered, self._texts = layout.gathered(), Texts()
+        gathered.clear()
+        self._texts = Texts()
 
     def _convert(self, layout: Layout, index: int, values: Values) -> list[pa.Array]:
         field, column = layout.fields[index], layout.table.columns[index]
