@@ -15,8 +15,7 @@ from hypothesis.errors import StopTest, UnsatisfiedAssumption
 from hypothesis.internal.conjecture import engine
 from hypothesis.strategies import DataObject
 
-from cdc.decode import kernels
-from cdc.decode.mysql import captured, images, rows
+from tests import kernels
 from tests.servers import mysql as mysql_servers
 from tests.servers.cache import NotAvailable
 from tests.servers.mysql import MyDatabase, RunningMySQL
@@ -109,15 +108,10 @@ def any_mysql_database(any_mysql: RunningMySQL) -> Iterator[MyDatabase]:
         yield fresh
 
 
-@pytest.fixture(scope="module", params=["compiled", "plain"])
+@pytest.fixture(scope="module", params=kernels.FORMS)
 def mysql_kernel(request: pytest.FixtureRequest) -> Iterator[None]:
-    """The decoder of binlogs with either form of its kernel in turn."""
-    kernel = kernels.plain("mysql") if request.param == "plain" else kernels.compiled("mysql")
-    if kernel is None:
-        raise NotAvailable("the compiled kernel for 'mysql'")
-    with pytest.MonkeyPatch.context() as patch:
-        for user in (captured, images, rows):
-            patch.setattr(user, "_kernel", kernel)
+    """The decoder of binlogs with either form of its kernel."""
+    with kernels.demanded("mysql", request.param):
         yield
 
 

@@ -89,6 +89,22 @@ def test_a_table_without_a_key() -> None:
     }
 
 
+def test_an_event_so_large_that_other_threads_run_while_it_is_read() -> None:
+    log, count = Log(), 5000
+    log.transaction(
+        ORDERS_MAP,
+        write(ORDERS, *((number, "客户", None) for number in range(count))),
+        update(ORDERS, *(((number, "客户", None), (number + count * (number % 2), "x" * 20, 1)) for number in range(count))),
+    )
+    moved = [[("d", number, "客户", None)] * (number % 2) + [("u", number + count * (number % 2), "x" * 20, 1)] for number in range(count)]
+    expected = [*(("c", number, "客户", None) for number in range(count)), *(change for changes in moved for change in changes)]
+    assert [(row[0], *row[3:]) for row in decoded(log)["orders"]] == expected
+    log = Log()
+    kind, body = write(ORDERS, *((number, "x" * 20, None) for number in range(count)))
+    log.transaction(ORDERS_MAP, (kind, body[:-1]))
+    assert fault(log).values["detail"] == "it ends too early"
+
+
 def test_a_table_without_a_key_needs_whole_images() -> None:
     log = Log()
     log.transaction(LOG_MAP, update(LOG, (("a", ABSENT), ("b", ABSENT))))

@@ -314,6 +314,17 @@ def test_values(text: str) -> None:
     assert from_wire(text, [None, None]) == from_text(text, [None, None]) == [[None, None]]
 
 
+@pytest.mark.parametrize("text", VALUES)
+def test_many_values(text: str) -> None:
+    """So many that other threads run while they are written."""
+    cases = VALUES[text]
+    values, expected = [*(bytes.fromhex(raw) for raw, _, _ in cases), None], [*(kept for _, _, kept in cases), None]
+    assert from_wire(text, values * 2000) == [expected * 2000]
+    for raw in MALFORMED.get(text, ()):
+        with pytest.raises(ValueUnfit, match="is no value of this type"):
+            from_wire(text, [*values * 2000, bytes.fromhex(raw)])
+
+
 @pytest.mark.parametrize("text", [text for text in VALUES if "binary" not in text and "blob" not in text])
 def test_values_as_text(text: str) -> None:
     cases = VALUES[text]

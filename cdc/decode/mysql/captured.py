@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Collection
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from pymysqlreplication.constants import BINLOG, FIELD_TYPE
 
@@ -23,7 +23,6 @@ if TYPE_CHECKING:
 # Types whose default, in MySQL, can only be NULL or an expression; what an expression gave is logged.
 _NO_DEFAULT = frozenset((FIELD_TYPE.BLOB, FIELD_TYPE.JSON, FIELD_TYPE.GEOMETRY, VECTOR))
 _SHAPES_MAX = 1024
-_kernel: Any = kernel("mysql").module
 
 
 @dataclass(frozen=True, slots=True)
@@ -107,7 +106,9 @@ class Layout:
 
     def gathered(self) -> Gathered:
         """Where its rows are gathered; a slot for each column that is kept."""
-        made: Gathered = _kernel.Gathered(len(self.kept), [self._slots[index] for index in self._key or self.kept], bool(self._key))
+        made: Gathered = kernel("mysql").module.Gathered(
+            len(self.kept), [self._slots[index] for index in self._key or self.kept], bool(self._key)
+        )
         return made
 
     def read(self, kind: int, reader: Reader, gathered: Gathered) -> Changes:

@@ -14,6 +14,7 @@ import re
 import zlib
 from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import lru_cache
 from struct import Struct
 from typing import NamedTuple
 from uuid import UUID
@@ -185,13 +186,18 @@ def read_gtid(reader: Reader, header: Header) -> Gtid:
     if header.kind == GTID_TAGGED:
         return _read_tagged_gtid(reader)
     reader.take(1)
-    uuid, number = UUID(bytes=reader.take(16)), reader.uint(8)
+    uuid, number = _uuid_text(reader.take(16)), reader.uint(8)
     committed_us = None
     # 5.6 ends here; two logical times of 5.7 are of no use to us; 8.0 adds the time of the commit.
     if reader.left >= 1 + 16 + 7 and reader.uint(1) == 2:
         reader.take(16)
         committed_us = reader.uint(7) & ~(1 << 55)
     return Gtid(None if header.kind == BINLOG.ANONYMOUS_GTID_LOG_EVENT else f"{uuid}:{number}", committed_us)
+
+
+@lru_cache(maxsize=64)
+def _uuid_text(uuid: bytes) -> str:
+    return str(UUID(bytes=uuid))
 
 
 # The fields of GTID_TAGGED_LOG_EVENT by their numbers.
@@ -250,11 +256,15 @@ def read_query(reader: Reader, header: Header) -> Statement:
     _, _, database_size, error, variables_size = (reader.uint(size) for size in (4, 4, 1, 2, 2))
     if header.kind == BINLOG.EXECUTE_LOAD_QUERY_EVENT:
         reader.take(13)  # a file, where its name stands in the text, and what to do with duplicates
-    sql_mode, collation = _read_variables(reader.take(variables_size))
+    variables = reader.take(variables_size)
     database = reader.take(database_size).decode(errors="surrogateescape")
     if reader.take(1) != b"\0":
         raise Malformed("a text in it does not end")
     text = decompressed(reader) if header.kind == QUERY_COMPRESSED else reader.rest()
+    if text == b"BEGIN":
+        # The hot path: no variable makes it anything else.
+        return Statement("BEGIN", database, 0, error)
+    sql_mode, collation = _read_variables(variables)
     return Statement(_decoded(text, collation), database, sql_mode, error)
 
 

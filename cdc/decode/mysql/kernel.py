@@ -123,7 +123,7 @@ def _big(data: cython.p_const_uchar, start: cython.longlong, size: cython.longlo
 
 @cython.cfunc
 @cython.with_gil
-@cython.exceptval(-2)
+@cython.exceptval(-2, check=False)
 def _refuse(why: cython.p_const_char) -> cython.longlong:
     raise Malformed(why.decode())
 
@@ -159,7 +159,7 @@ class Image:
 
 @cython.cfunc
 @cython.nogil
-@cython.exceptval(-2)
+@cython.exceptval(-2, check=False)
 def _read(
     image: Image,
     data: cython.p_const_uchar,
@@ -315,7 +315,7 @@ class Gathered:
 
     @cython.cfunc
     @cython.nogil
-    @cython.exceptval(-2)
+    @cython.exceptval(-2, check=False)
     def _read(
         self, op: cython.uchar, update: cython.bint, at: cython.longlong, end: cython.longlong, before: Image, after: Image
     ) -> cython.longlong:
@@ -461,7 +461,7 @@ class Writer:
 
     @cython.cfunc
     @cython.nogil
-    @cython.exceptval(-2)
+    @cython.exceptval(-2, check=False)
     def _fill(self) -> cython.longlong:
         return 0
 
@@ -477,7 +477,7 @@ def _blank(writer: Writer, row: cython.longlong) -> cython.void:
 
 @cython.cfunc
 @cython.nogil
-@cython.exceptval(-2)
+@cython.exceptval(-2, check=False)
 def _pass(writer: Writer, row: cython.longlong, size: cython.longlong) -> cython.longlong:
     """Leave a row null that has no value of a size; it must be NULL."""
     if writer._sizes[row] >= 0:
@@ -488,7 +488,7 @@ def _pass(writer: Writer, row: cython.longlong, size: cython.longlong) -> cython
 
 @cython.cfunc
 @cython.with_gil
-@cython.exceptval(-2)
+@cython.exceptval(-2, check=False)
 def _refuse_size(size: cython.longlong) -> cython.longlong:
     raise Malformed(f"a value is not of {size} bytes")
 
@@ -510,7 +510,7 @@ class Numbers(Writer):
 
     @cython.cfunc
     @cython.nogil
-    @cython.exceptval(-2)
+    @cython.exceptval(-2, check=False)
     def _fill(self) -> cython.longlong:
         out, data, starts, sizes, size, width = self._out, self._data, self._starts, self._sizes, self._size, self._width
         extended: cython.bint = self._signed and size < width
@@ -541,7 +541,7 @@ class Bits(Writer):
 
     @cython.cfunc
     @cython.nogil
-    @cython.exceptval(-2)
+    @cython.exceptval(-2, check=False)
     def _fill(self) -> cython.longlong:
         numbers, data, starts, sizes, size = self._numbers, self._data, self._starts, self._sizes, self._size
         for row in range(self._count):
@@ -562,7 +562,7 @@ class Years(Writer):
 
     @cython.cfunc
     @cython.nogil
-    @cython.exceptval(-2)
+    @cython.exceptval(-2, check=False)
     def _fill(self) -> cython.longlong:
         for row in range(self._count):
             if self._sizes[row] != 1:
@@ -596,7 +596,7 @@ def _day(year: cython.longlong, month: cython.longlong, day: cython.longlong) ->
 
 @cython.cfunc
 @cython.nogil
-@cython.exceptval(-2)
+@cython.exceptval(-2, check=False)
 def _clock(hours: cython.longlong, minutes: cython.longlong, seconds: cython.longlong) -> cython.longlong:
     """Seconds of a day."""
     if minutes > 59:
@@ -610,7 +610,7 @@ def _clock(hours: cython.longlong, minutes: cython.longlong, seconds: cython.lon
 
 @cython.cfunc
 @cython.nogil
-@cython.exceptval(-2)
+@cython.exceptval(-2, check=False)
 def _micros(data: cython.p_const_uchar, start: cython.longlong, octets: cython.longlong) -> cython.longlong:
     """A fraction in µs."""
     number: cython.longlong = _big(data, start, octets)
@@ -639,7 +639,7 @@ class Dates(Writer):
 
     @cython.cfunc
     @cython.nogil
-    @cython.exceptval(-2)
+    @cython.exceptval(-2, check=False)
     def _fill(self) -> cython.longlong:
         days, data, starts, sizes = self._days, self._data, self._starts, self._sizes
         for row in range(self._count):
@@ -670,7 +670,7 @@ class Datetimes(Writer):
 
     @cython.cfunc
     @cython.nogil
-    @cython.exceptval(-2)
+    @cython.exceptval(-2, check=False)
     def _fill(self) -> cython.longlong:
         micros: cython.longlong = 0
         moments, data, starts, sizes, octets = self._moments, self._data, self._starts, self._sizes, self._octets
@@ -715,7 +715,7 @@ class Timestamps(Writer):
 
     @cython.cfunc
     @cython.nogil
-    @cython.exceptval(-2)
+    @cython.exceptval(-2, check=False)
     def _fill(self) -> cython.longlong:
         seconds: cython.longlong
         moments, data, starts, sizes, octets = self._moments, self._data, self._starts, self._sizes, self._octets
@@ -755,12 +755,12 @@ class Groups:
         full, rest = divmod(scale, _GROUP)
         counts += [_GROUP] * full + [rest] * (rest > 0)
         self._store = bytearray(array("i", [number for count in counts for number in (count, _OCTETS[count], 10**count)]))
-        self._plan, self._count, self._size = _ints(self._store), len(counts), sum(_OCTETS[count] for count in counts)
+        self._plan, self._count, self._size = _part(self._store, 0, 3 * len(counts)), len(counts), sum(_OCTETS[count] for count in counts)
 
 
 @cython.cfunc
 @cython.nogil
-@cython.exceptval(-2)
+@cython.exceptval(-2, check=False)
 def _group(
     groups: Groups, number: cython.longlong, data: cython.p_const_uchar, place: cython.longlong, negative: cython.bint
 ) -> cython.longlong:
@@ -777,7 +777,7 @@ def _group(
 
 @cython.cfunc
 @cython.with_gil
-@cython.exceptval(-2)
+@cython.exceptval(-2, check=False)
 def _refuse_group(count: cython.longlong) -> cython.longlong:
     raise Malformed(f"a group of {count} digits is beyond {'9' * count}")
 
@@ -802,7 +802,7 @@ class Decimals(Writer):
 
     @cython.cfunc
     @cython.nogil
-    @cython.exceptval(-2)
+    @cython.exceptval(-2, check=False)
     def _fill(self) -> cython.longlong:
         digits: cython.ulonglong
         power: cython.ulonglong
@@ -879,7 +879,7 @@ class Bytes(Spread):
 
     @cython.cfunc
     @cython.nogil
-    @cython.exceptval(-2)
+    @cython.exceptval(-2, check=False)
     def _fill(self) -> cython.longlong:
         out, ends, data, starts, sizes, length, end = self._out, self._ends, self._data, self._starts, self._sizes, self._length, self._end
         for row in range(self._count):
@@ -898,7 +898,7 @@ class Bytes(Spread):
 
 @cython.cfunc
 @cython.with_gil
-@cython.exceptval(-2)
+@cython.exceptval(-2, check=False)
 def _refuse_length(length: cython.longlong) -> cython.longlong:
     raise Malformed(f"a value is longer than {length} bytes")
 
@@ -936,7 +936,7 @@ class DecimalTexts(Spread):
 
     @cython.cfunc
     @cython.nogil
-    @cython.exceptval(-2)
+    @cython.exceptval(-2, check=False)
     def _fill(self) -> cython.longlong:
         for row in range(self._count):
             if self._sizes[row] != self._groups._size:
@@ -949,7 +949,7 @@ class DecimalTexts(Spread):
 
 @cython.cfunc
 @cython.nogil
-@cython.exceptval(-2)
+@cython.exceptval(-2, check=False)
 def _print_decimal(
     groups: Groups, data: cython.p_const_uchar, place: cython.longlong, out: cython.p_uchar, at: cython.longlong
 ) -> cython.longlong:
@@ -989,7 +989,7 @@ class Times(Spread):
 
     @cython.cfunc
     @cython.nogil
-    @cython.exceptval(-2)
+    @cython.exceptval(-2, check=False)
     def _fill(self) -> cython.longlong:
         number: cython.longlong
         fraction: cython.longlong = 0
@@ -1025,7 +1025,7 @@ class Times(Spread):
 
 @cython.cfunc
 @cython.nogil
-@cython.exceptval(-2)
+@cython.exceptval(-2, check=False)
 def _print_clock(
     out: cython.p_uchar, at: cython.longlong, hours: cython.longlong, minutes: cython.longlong, seconds: cython.longlong
 ) -> cython.longlong:

@@ -6,7 +6,7 @@ Formats: MySQL source documentation, Rows_event, and 'binlog_row_value_options' 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from pymysqlreplication.constants import BINLOG, FIELD_TYPE
 
@@ -53,7 +53,6 @@ _FRACTION_AFTER = {FIELD_TYPE.TIME2: 3, FIELD_TYPE.TIMESTAMP2: 4, FIELD_TYPE.DAT
 _META_BYTES = frozenset((FIELD_TYPE.FLOAT, FIELD_TYPE.DOUBLE, FIELD_TYPE.ENUM, FIELD_TYPE.SET))
 _META_LENGTH = frozenset((FIELD_TYPE.BLOB, FIELD_TYPE.JSON, FIELD_TYPE.GEOMETRY, VECTOR))
 _TEXTS = frozenset((FIELD_TYPE.VARCHAR, FIELD_TYPE.VAR_STRING, FIELD_TYPE.STRING))
-_kernel: Any = kernel("mysql").module
 
 
 def read_head(kind: int, reader: Reader, width: int) -> tuple[str, tuple[bytes, ...], Reader]:
@@ -79,7 +78,7 @@ def make_image(table: TableMap, places: Sequence[int], slots: Sequence[int]) -> 
 
     Raises SourceError for a type that is not known.
     """
-    made: Image = _kernel.Image([_width(table, table.columns[index]) for index in places], slots)
+    made: Image = kernel("mysql").module.Image([_width(table, table.columns[index]) for index in places], slots)
     return made
 
 
@@ -118,12 +117,12 @@ def gather_partial(
     """
     before, after = (make_image(table, carried, range(len(carried))) for carried in places)
     jsons = [index for index, column in enumerate(table.columns) if column.code == FIELD_TYPE.JSON]
-    data, place, ops, texts = reader.data, reader.place, b"", Texts()
+    read_row, data, place, ops, texts = kernel("mysql").module.read_row, reader.data, reader.place, b"", Texts()
     while place < reader.end:
-        old, middle = _kernel.read_row(before, data, place, reader.end)
+        old, middle = read_row(before, data, place, reader.end)
         options = Reader(data, middle, reader.end)
         diffed = _diffed(options, jsons)
-        new, end = _kernel.read_row(after, data, options.place, reader.end)
+        new, end = read_row(after, data, options.place, reader.end)
         documents, diffs = dict(zip(places[0], old, strict=True)), dict(zip(places[1], new, strict=True))
         diffs = {index: diffs[index] for index in diffed if index in diffs and diffs[index][1] >= 0}
         patched = {index: _patched(data, documents.get(index), span, name) for index, span in diffs.items()}
