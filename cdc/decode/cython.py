@@ -1,7 +1,6 @@
 """What a kernel takes from Cython, where Cython is not installed: it is only needed to compile.
 
-The names mean nothing to the interpreter, and types stand in annotations only, which it does not read. What they mean to the compiler:
-https://cython.readthedocs.io/en/latest/src/tutorial/pure.html
+The names mean nothing to the interpreter. What they mean to the compiler: https://cython.readthedocs.io/en/latest/src/tutorial/pure.html
 """
 
 from __future__ import annotations
@@ -10,17 +9,36 @@ from collections.abc import Callable
 from contextlib import nullcontext
 from typing import Any, TypeVar
 
-F = TypeVar("F", bound=Callable[..., Any])
+T = TypeVar("T")
 
 compiled = False
-nogil = nullcontext()
 
 
-def cfunc(function: F) -> F:
+def declare(kind: object = None, value: Any = None, **names: object) -> Any:
+    """A variable of a C type."""
+    return value
+
+
+def cfunc(function: T) -> T:
     """A function that only its module calls."""
     return function
 
 
-def exceptval(*_: object, **__: object) -> Callable[[F], F]:
-    """What such a function gives when it raises."""
+final = cclass = inline = cfunc
+
+
+class _NoGIL(nullcontext[None]):
+    def __call__(self, function: T) -> T:
+        return function
+
+
+nogil = _NoGIL()
+
+
+def exceptval(value: object = None, *, check: bool) -> Callable[[T], T]:
+    """What a function returns when it raises."""
     return cfunc
+
+
+# Types, as arguments; in annotations they are not looked at.
+bint = int = longlong = ulonglong = Py_ssize_t = None  # noqa: A001
