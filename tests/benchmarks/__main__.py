@@ -1,5 +1,6 @@
 """`python -m tests.benchmarks`: capture, latency and snapshot on a PostgreSQL of its own, beside PostgreSQL's own programs; a binlog on
-a MySQL of its own, beside python-mysql-replication; and a large set of rules beside a simple one.
+a MySQL of its own, beside python-mysql-replication; a large set of rules beside a simple one; and the kernels of decoding beside receiving.
+Names of benchmarks as arguments measure these only.
 
 The figures are of one run on one machine: compare ratios. Whatever else runs on the machine makes them noisy.
 """
@@ -13,7 +14,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from tests.benchmarks import accounting, binlog, capture, latency, snapshot
+from tests.benchmarks import accounting, binlog, capture, decode, latency, snapshot
 from tests.benchmarks.figures import Figure, machine, progress, table
 from tests.benchmarks.programs import SETTINGS, TUNED
 from tests.servers import mysql
@@ -22,6 +23,7 @@ from tests.servers.postgres import PostgresServer, fresh_database
 from tests.servers.postgres_binaries import DEFAULT_VERSION
 
 LOAD_NOISY = 0.5
+NAMES = (accounting.NAME, capture.NAME, latency.NAME, snapshot.NAME, decode.NAME, binlog.NAME)
 
 
 def main() -> None:
@@ -41,6 +43,7 @@ def main() -> None:
 
 def _arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="python -m tests.benchmarks", description=__doc__)
+    parser.add_argument("only", nargs="*", choices=NAMES, metavar="benchmark", help=", ".join(NAMES))
     parser.add_argument("--rows", type=_count, default=100_000, help="row changes of capture, rows of snapshot (%(default)s)")
     parser.add_argument("--rate", type=_count, default=1000, help="transactions a second of latency (%(default)s)")
     parser.add_argument("--seconds", type=_count, default=20, help="how long latency is measured (%(default)s)")
@@ -55,17 +58,25 @@ def _count(text: str) -> int:
 
 
 def _measured(server: PostgresServer, told: argparse.Namespace) -> list[Figure]:
-    figures: list[Figure] = []
+    wanted, figures = told.only or NAMES, list[Figure]()
     with tempfile.TemporaryDirectory(prefix="ledgertail-benchmark-") as folder:
         place = Path(folder)
-        figures += accounting.measure(_room(place, accounting.NAME))
-        with fresh_database(server) as database:
-            figures += capture.measure(server, database, _room(place, capture.NAME), told.rows)
-        figures += latency.measure(server, _room(place, latency.NAME), told.rate, told.seconds)
-        with fresh_database(server) as database:
-            figures += snapshot.measure(server, database, _room(place, snapshot.NAME), told.rows)
-        with mysql.MySQLServer(DEFAULT_FLAVOUR) as other, mysql.fresh_database(other) as shop:
-            figures += binlog.measure(shop, _room(place, binlog.NAME), told.rows)
+        if accounting.NAME in wanted:
+            figures += accounting.measure(_room(place, accounting.NAME))
+        if capture.NAME in wanted:
+            with fresh_database(server) as database:
+                figures += capture.measure(server, database, _room(place, capture.NAME), told.rows)
+        if latency.NAME in wanted:
+            figures += latency.measure(server, _room(place, latency.NAME), told.rate, told.seconds)
+        if snapshot.NAME in wanted:
+            with fresh_database(server) as database:
+                figures += snapshot.measure(server, database, _room(place, snapshot.NAME), told.rows)
+        if decode.NAME in wanted:
+            with fresh_database(server) as database:
+                figures += decode.measure_postgres(database, told.rows)
+        if binlog.NAME in wanted:
+            with mysql.MySQLServer(DEFAULT_FLAVOUR) as other, mysql.fresh_database(other) as shop:
+                figures += binlog.measure(shop, _room(place, binlog.NAME), told.rows)
     progress("done")
     return figures
 

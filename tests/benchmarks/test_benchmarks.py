@@ -16,6 +16,7 @@ COMPARED = {
     ("latency", "tx/s"),
     ("snapshot", "rows/s"),
     ("binlog", "rows/s"),
+    ("decode", "rows/s"),
     ("accounting", "rows/s"),
 }
 
