@@ -40,7 +40,7 @@ def open_writer(path: Path, memory_limit: int) -> duckdb.DuckDBPyConnection:
         "threads": "1",
         "preserve_insertion_order": "false",
     }
-    return _open(path, settings, "")
+    return _open(path, settings, "(STORAGE_VERSION 'latest')")
 
 
 def open_read_only(path: str | Path) -> duckdb.DuckDBPyConnection:
