@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from datetime import date
 from decimal import Decimal
 from functools import partial
@@ -20,6 +20,7 @@ import duckdb
 import pyarrow as pa
 
 from cdc.accounting.arrays import Array, Elements
+from cdc.accounting.books import Book
 from cdc.accounting.composite import account_code
 from cdc.accounting.derivations import FROM, ROW, TO, BadTable, Derivation, read_table
 from cdc.accounting.dimensions import Inference, among, inferred, lacking
@@ -38,9 +39,9 @@ from cdc.accounting.functions import VALUE, Call, Function, keeps
 from cdc.accounting.lookups import CHANGES, Lookup, Step
 from cdc.accounting.rates import Conversion
 from cdc.accounting.sql import listed, literal, quote
-from cdc.config import BookConfig, LineConfig, RateConfig, RuleConfig
+from cdc.config import LineConfig, RateConfig, RuleConfig
 from cdc.errors import ConfigError, SchemaUnknown
-from cdc.types import NUMBER, Account, TableSchema
+from cdc.types import NUMBER, TableSchema
 
 Found = Lookup | Derivation | Array
 RESERVED = {"#", "#op", "#txn", "#ordinal", "#rid", "#key", "#hash", "#n", "#stamp", "#absent", "#position", "#xid", "#committed_at"}
@@ -67,20 +68,6 @@ LEVELS = {
     "quarantine.dimension": 4,
     "quarantine.account_currency": 4,
 }
-
-
-@dataclass(frozen=True, slots=True)
-class Book:
-    """A book with the codes of its chart. `income`: those of income and expenses; `codes`: all by the accounts' names; `required`: the
-    accounts that require something of a line; `inferences`: what fills dimensions that lines lack, in order."""
-
-    name: str
-    config: BookConfig
-    accounts: frozenset[str]
-    income: frozenset[str] = frozenset()
-    codes: Mapping[str, str] = field(default_factory=dict)
-    required: Mapping[str, Account] = field(default_factory=dict)
-    inferences: tuple[Inference, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
