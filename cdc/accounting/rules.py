@@ -1,6 +1,6 @@
 """Rules compiled: all rules of a table become SQL over its changes, checked against the table's real schema.
 
-A rule's statement reads the relation `c`, the keyed changes of one table (see `keyed`), and gives one row per change the rule applies to,
+A rule's statement reads the relation `c`, the keyed changes of one table (see `keys`), and gives one row per change the rule applies to,
 with the entry it wants (header, lines, id) or the fault that sends the row to quarantine.
 """
 
@@ -36,16 +36,15 @@ from cdc.accounting.expressions import (
     type_of,
 )
 from cdc.accounting.functions import VALUE, Call, Function, keeps
+from cdc.accounting.keys import check_names, json_members, json_name, json_value
 from cdc.accounting.lookups import CHANGES, Lookup, Step
 from cdc.accounting.rates import Conversion
 from cdc.accounting.sql import listed, literal, quote
 from cdc.config import LineConfig, RateConfig, RuleConfig
-from cdc.errors import ConfigError, SchemaUnknown
-from cdc.types import NUMBER, TableSchema
+from cdc.errors import ConfigError
+from cdc.types import TableSchema
 
 Found = Lookup | Derivation | Array
-RESERVED = {"#", "#op", "#txn", "#ordinal", "#rid", "#key", "#hash", "#n", "#stamp", "#absent", "#position", "#xid", "#committed_at"}
-_JSON_NUMBERS = INTEGERS | {"BOOLEAN"}
 AMOUNT_SCALE, RATE_SCALE = 6, 12
 SUMMED_DIGITS = 30  # at most, of what is summed over elements: so 10**8 of them are a DECIMAL(38) still
 
@@ -90,49 +89,6 @@ class CompiledRule:
     time_zone: str
     wanted: str
     failing: str
-
-
-def keyed(schema: TableSchema) -> str:
-    """SQL over `changes` and `txns` for the relation `c`: the changes with `#rid` (log order), `#key` (row_key), `#hash` (row_hash) and
-    their transaction's `#position`, `#xid` and `#committed_at`."""
-    return f"""SELECT k.*, t.position AS "#position", t.txn AS "#xid", t.committed_at AS "#committed_at",
-        {row_hash(schema)} AS "#hash"
-        FROM (SELECT *, row_number() OVER () AS "#rid", {row_key(schema)} AS "#key" FROM changes) k
-        JOIN (SELECT *, row_number() OVER () - 1 AS i FROM txns) t ON t.i = greatest(k."#txn", 0)"""
-
-
-def row_hash(schema: TableSchema) -> str:
-    """SQL for the hash of a row's `#key`."""
-    return f'md5_number_lower(concat({literal(schema.name)}, chr(0), "#key"))'
-
-
-def row_key(schema: TableSchema) -> str:
-    """SQL for a row's key as a JSON object, `{"id": 17}`: of the key columns, or of all columns and the row's number."""
-    kinds = {column.name: column.store_type for column in schema.columns}
-    parts = [f"{literal(_json_name(name))} || {_json_value(quote(name), kinds[name])}" for name in schema.key or kinds]
-    if not schema.key:
-        parts.append(f"""'"#": ' || {quote(NUMBER)}""")
-    return "'{' || " + " || ', ' || ".join(parts) + " || '}'"
-
-
-def _json_name(name: str) -> str:
-    return json.dumps(name, ensure_ascii=False) + ": "
-
-
-def _json_value(column: str, store_type: str) -> str:
-    if store_type in _JSON_NUMBERS or store_type.startswith("DECIMAL"):
-        return f"coalesce(CAST({column} AS VARCHAR), 'null')"
-    return f"coalesce(CAST(to_json(CAST({column} AS VARCHAR)) AS VARCHAR), 'null')"
-
-
-def check_names(schema: TableSchema) -> None:
-    """Raises SchemaUnknown for column names the store can't keep apart, or that are Ledgertail's own."""
-    seen: set[str] = set()
-    for column in schema.columns:
-        folded = column.name.casefold()
-        if folded in seen or folded in RESERVED or folded.startswith("#old:"):
-            raise SchemaUnknown("rules.column_name", table=schema.name, column=column.name)
-        seen.add(folded)
 
 
 def compile_rules(
@@ -624,7 +580,7 @@ class _Compiler:
         told |= {f"dims.{name}": f"CAST(to_json({sql}) AS VARCHAR)" for name, sql in self.inferred[i]}
         if not told:
             return None
-        parts = ", ".join(f"{literal(_json_name(name))} || {sql}" for name, sql in told.items())
+        parts = ", ".join(f"{literal(json_name(name))} || {sql}" for name, sql in told.items())
         return f"nullif('{{' || concat_ws(', ', {parts}) || '}}', '{{}}')"
 
     def told(self, step: Found) -> str | None:
@@ -636,8 +592,7 @@ class _Compiler:
             return None
         self.lookups.read[step.number] |= set(step.schema.key)
         kinds = {column.name: column.store_type for column in step.schema.columns}
-        values = {name: _json_value(quote(step.column(name)), kinds[name]) for name in step.schema.key}
-        key = " || ', ' || ".join(f"{literal(_json_name(name))} || {value}" for name, value in values.items())
+        key = json_members({name: json_value(quote(step.column(name)), kinds[name]) for name in step.schema.key})
         head = literal(f'{{"table": {json.dumps(step.schema.name, ensure_ascii=False)}, "row": {{')
         return f"CASE WHEN {quote(step.fault)} IS NULL THEN {head} || {key} || '}}}}' END"
 
@@ -787,7 +742,7 @@ class _Compiler:
             return "'{}'"
         parts = []
         for name in sorted(self.dimensions[i]):
-            parts.append(f"coalesce({literal(', ' + _json_name(name))} || CAST(to_json({_input(i, f'dims.{name}')}) AS VARCHAR), '')")
+            parts.append(f"coalesce({literal(', ' + json_name(name))} || CAST(to_json({_input(i, f'dims.{name}')}) AS VARCHAR), '')")
         return f"'{{' || substr({' || '.join(parts)}, 3) || '}}'"
 
     def fault(self) -> str:
