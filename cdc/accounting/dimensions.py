@@ -1,78 +1,13 @@
-"""What a book asks of its lines: the dimensions and the currency that accounts require, and the dimensions that follow by tables."""
+"""What a book asks of a line, as SQL: the dimensions that follow by its tables, and what the line's account requires."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, replace
-from pathlib import Path
+from collections.abc import Iterable, Mapping
 
-import pyarrow as pa
-
-from cdc.accounting.derivations import FROM, ROW, TO, BadTable, Derivation, read_header, read_table
+from cdc.accounting.books import Inference
+from cdc.accounting.derivations import ROW, Derivation
 from cdc.accounting.sql import literal, quote
-from cdc.config import BookConfig, InferConfig
-from cdc.errors import ConfigError
 from cdc.types import Account
-
-
-@dataclass(frozen=True, slots=True)
-class Inference:
-    """Fills a dimension of the lines of some accounts by a derivation table. `on`: the conditions of the table, by which a line is
-    inferred for that has them all: each is a dimension of it, `account`, a column of the row, or one of what its rule looks up."""
-
-    dimension: str
-    accounts: frozenset[str]
-    path: Path
-    table: pa.Table
-    on: tuple[str, ...]
-
-    @property
-    def dated(self) -> bool:
-        """Whether it depends on the entry's date."""
-        return bool({FROM, TO} & set(self.table.column_names))
-
-
-def required(book: str, config: BookConfig, chart: Sequence[Account]) -> dict[str, Account]:
-    """The accounts that require something, by code: what the config says takes the place of what the chart says.
-
-    Raises ConfigError for an account that is not in the chart.
-    """
-    accounts = {account.code: account for account in chart}
-    for code, asked in config.accounts.items():
-        if code not in accounts:
-            fault = f"account '{code}' is not in the chart '{config.chart}'"
-            raise ConfigError("rules.book", book=book, key=f"accounts.{code}", fault=fault)
-        known = accounts[code]
-        dims = known.dims if asked.dims is None else tuple(dict.fromkeys(asked.dims))
-        accounts[code] = replace(known, dims=dims, currency=known.currency if asked.currency is None else asked.currency)
-    return {code: account for code, account in accounts.items() if account.dims or account.currency}
-
-
-def inferences(book: str, config: BookConfig, codes: Iterable[str], asking: Mapping[str, Account], folder: Path) -> tuple[Inference, ...]:
-    """What a book infers, in the order in which it is written. `codes`: its chart's; `asking`: its accounts that require something;
-    paths start at `folder`. Raises ConfigError."""
-    made, known = [], frozenset(codes)
-    for i, wanted in enumerate(config.infer):
-        try:
-            made.append(_inference(wanted, known, asking, folder / wanted.csv))
-        except BadTable as error:
-            raise ConfigError("rules.book", book=book, key=f"infer.{i}", fault=error) from error
-    return tuple(made)
-
-
-def _inference(wanted: InferConfig, codes: frozenset[str], asking: Mapping[str, Account], path: Path) -> Inference:
-    for prefix in wanted.accounts:
-        if not any(code.startswith(prefix) for code in codes):
-            raise BadTable(f"no account of the chart begins with '{prefix}'")
-    accounts = {code for code in codes if code.startswith(tuple(wanted.accounts))}
-    accounts |= {code for code, account in asking.items() if wanted.dimension in account.dims}
-    if not accounts:
-        raise BadTable(f"no account requires the dimension '{wanted.dimension}'; name those it is inferred for: accounts = [...]")
-    header = read_header(path)
-    if wanted.dimension not in header:
-        raise BadTable(f"'{path.name}' has no column '{wanted.dimension}' to infer it by")
-    on = tuple(name for name in header if name not in (wanted.dimension, FROM, TO))
-    return Inference(wanted.dimension, frozenset(accounts), path, read_table(path, on), on)
 
 
 def inferred(inference: Inference, step: Derivation, within: str, own: str) -> tuple[str, str]:

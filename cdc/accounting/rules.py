@@ -20,10 +20,10 @@ import duckdb
 import pyarrow as pa
 
 from cdc.accounting.arrays import Array, Elements
-from cdc.accounting.books import Book
+from cdc.accounting.books import Book, Inference
 from cdc.accounting.composite import account_code
-from cdc.accounting.derivations import FROM, ROW, TO, BadTable, Derivation, read_table
-from cdc.accounting.dimensions import Inference, among, inferred, lacking
+from cdc.accounting.derivations import ROW, BadTable, Derivation, dated, read_table
+from cdc.accounting.dimensions import among, inferred, lacking
 from cdc.accounting.expressions import (
     INTEGERS,
     BadExpression,
@@ -372,7 +372,7 @@ class _Compiler:
             table = self.lookups.table(path, tuple(wanted.on))
         except BadTable as error:
             self.refuse(f"{place}.csv", error)
-        day, zone = self.date().sql if {FROM, TO} & set(table.column_names) else "NULL", self.book.config.time_zone
+        day, zone = self.date().sql if dated(table) else "NULL", self.book.config.time_zone
         step = self.lookups.add(lambda number: Derivation(number, zone, over, path, table, on, day))
         assert isinstance(step, Derivation)
         return step
@@ -615,7 +615,7 @@ class _Compiler:
 
     def inference(self, inference: Inference, over: str, on: tuple[tuple[str, str], ...]) -> Derivation:
         """The step of an inference, by SQL over a relation for its conditions."""
-        day, zone = self.date().sql if inference.dated else "NULL", self.book.config.time_zone
+        day, zone = self.date().sql if dated(inference.table) else "NULL", self.book.config.time_zone
         step = self.lookups.add(lambda number: Derivation(number, zone, over, inference.path, inference.table, on, day))
         assert isinstance(step, Derivation)
         return step
