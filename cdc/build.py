@@ -15,11 +15,10 @@ from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Any
 
 from cdc.accounting.accountant import Accountant
-from cdc.accounting.charts import codes_by_name, income_accounts, load_chart
-from cdc.accounting.dimensions import inferences, required
+from cdc.accounting.books import Book, load_book
+from cdc.accounting.charts import load_chart
 from cdc.accounting.functions import load_functions
-from cdc.accounting.rules import Book
-from cdc.config import BookConfig, Config, SourceConfig
+from cdc.config import Config, SourceConfig
 from cdc.errors import ConfigError
 from cdc.paths import places
 from cdc.pipeline import Pipeline
@@ -66,23 +65,8 @@ def books(config: Config) -> tuple[dict[str, Book], list[Account]]:
     for name, book in config.books.items():
         chart = load_chart(name, book.chart, config.path.parent)
         accounts += chart
-        codes, asking = frozenset(account.code for account in chart), required(name, book, chart)
-        for key, code in named_accounts(book):
-            if code not in codes and not (key.startswith("revaluation.accounts") and any(each.startswith(code) for each in codes)):
-                raise ConfigError("rules.book", book=name, key=key, fault=f"account '{code}' is not in the chart '{book.chart}'")
-        inferred = inferences(name, book, codes, asking, config.path.parent)
-        made[name] = Book(name, book, codes, income_accounts(chart), codes_by_name(chart), asking, inferred)
+        made[name] = load_book(name, book, chart, config.path.parent)
     return made, accounts
-
-
-def named_accounts(book: BookConfig) -> Iterator[tuple[str, str]]:
-    """The accounts that a book's own config names, with their keys."""
-    if book.prior_year is not None:
-        yield "prior_year", book.prior_year
-    if book.revaluation is not None:
-        yield "revaluation.gain", book.revaluation.gain
-        yield "revaluation.loss", book.revaluation.loss
-        yield from ((f"revaluation.accounts.{i}", code) for i, code in enumerate(book.revaluation.accounts))
 
 
 def accountant(config: Config) -> Accountant:

@@ -12,8 +12,8 @@ from pathlib import Path
 import pyarrow as pa
 
 from cdc.accounting.accountant import Accountant
+from cdc.accounting.books import Book
 from cdc.accounting.charts import codes_by_name, load_chart
-from cdc.accounting.rules import Book
 from cdc.config import BookConfig, RuleConfig
 from cdc.pipeline import Pipeline
 from cdc.types import INSERT, OP, ORDINAL, TRANSACTIONS, TXN, Column, MicroBatch, TableChanges, TableSchema

@@ -17,7 +17,7 @@ from typing import Any
 import pyarrow as pa
 from hypothesis import strategies as st
 
-from cdc.accounting.rules import Book
+from cdc.accounting.books import Book
 from cdc.config import BookConfig, LineConfig, RuleConfig
 from cdc.types import DELETE, INSERT, READ, TRANSACTIONS, TRUNCATE, UPDATE, MicroBatch, SnapshotProgress, TableChanges, TableSchema
 from tests.changes import Change, Row, changes, table
