@@ -121,8 +121,6 @@ def _compile(scope: Scope, until: date | None) -> CompiledRule:
         "#summary": applied.text("summary", rule.summary),
         "#attachments": applied.count("attachments", rule.attachments),
     }
-    for last in [*rule.lookup][-1:]:  # a line that reads it tells of what the header reads, too
-        scope.through[last] |= scope.names | applied.names
     entry = Entry(applied, applies, header, _lines(applied))
     return CompiledRule(rule.name, rule.book, rule.version, scope.time_zone, entry.wanted(), entry.failing())
 
