@@ -8,7 +8,6 @@ import time
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
-from dataclasses import replace
 from decimal import Decimal
 from pathlib import Path
 from typing import Any
@@ -116,12 +115,7 @@ class Follower:
 
     def want(self, tables: Iterable[str]) -> None:
         """Have tables copied anew."""
-        store = self.store
-        transaction = store.sink.begin()
-        for table in sorted(tables):
-            known = store.checkpoints.load(transaction, SOURCE).snapshots[table]
-            store.checkpoints.record(transaction, SOURCE, replace(known, state="wanted", progress="", rows_done=0))
-        transaction.commit()
+        self.store.pipeline.want_snapshot(SOURCE, sorted(tables))
         self.copied = False
 
     def _look(self) -> None:
