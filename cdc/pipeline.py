@@ -126,6 +126,18 @@ class Pipeline:
         self._copying = {}
         return resume
 
+    def want_snapshot(self, source: str, tables: Sequence[str]) -> None:
+        """Have tables of a source copied anew, from when the source is next resumed on."""
+        transaction = self._sink.begin()
+        try:
+            known = self._checkpoints.load(transaction, source).snapshots
+            for table in tables:
+                former = known.get(table) or SnapshotProgress(table, 0, "", "wanted", "", 0, 0)
+                self._checkpoints.record(transaction, source, replace(former, state="wanted", progress="", rows_done=0))
+            transaction.commit()
+        finally:
+            transaction.rollback()
+
     def check(self, schemas: Iterable[TableSchema]) -> None:
         """Compile the rules of tables as they are at the source now. Raises ConfigError where one does not fit."""
         self._accountant.check(schemas)
