@@ -112,8 +112,8 @@ class Line:
         if not self.dims:
             return "'{}'"
         values = {name: f"CAST(to_json({self._input(f'dims.{name}')}) AS VARCHAR)" for name in sorted(self.dims)}
-        parts = (f"coalesce({literal(', ' + json_name(name))} || {value}, '')" for name, value in values.items())
-        return f"'{{' || substr({' || '.join(parts)}, 3) || '}}'"
+        parts = (f"{literal(json_name(name))} || {value}" for name, value in values.items())
+        return f"'{{' || concat_ws(', ', {', '.join(parts)}) || '}}'"
 
     def _rate_faults(self) -> list[str]:
         if self.conversion is None:
