@@ -12,6 +12,7 @@ import os
 from collections.abc import Callable, Mapping
 from datetime import date
 from decimal import Decimal
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -24,6 +25,7 @@ from cdc.config import BookConfig, Config, load
 from cdc.errors import ConfigError, StoreError
 from cdc.paths import places
 from cdc.pipeline import Pipeline
+from cdc.protocols import SinkTransaction
 from cdc.texts import text
 
 if TYPE_CHECKING:
@@ -100,19 +102,19 @@ def revalue(config: Config, store: DuckDBSink, pipeline: Pipeline, request: Requ
 def settle_quarantine(_: Config, store: DuckDBSink, pipeline: Pipeline, request: Request) -> dict[str, Any]:
     """`retry` or `ignore` open quarantine items; how many were open, and how many of the rows are in quarantine after it."""
     action, ids = str(request["action"]), [str(item) for item in request["ids"]]
+    asked = "status = 'open' AND list_contains($1, CAST(id AS VARCHAR))"
     with store.reader() as cursor:
-        items = cursor.execute(
-            "SELECT source, source_table, row_key FROM ledger.quarantine WHERE status = 'open' AND list_contains($1, CAST(id AS VARCHAR))",
-            [ids],
-        ).fetchall()
-    with build.committed(store) as transaction:
-        transaction.sql(
-            "UPDATE ledger.quarantine SET status = $1 WHERE status = 'open' AND list_contains($2, CAST(id AS VARCHAR))",
-            ["ignored" if action == "ignore" else "resolved", ids],
-        )
+        items = cursor.execute(f"SELECT source, source_table, row_key FROM ledger.quarantine WHERE {asked}", [ids]).fetchall()
+
+    def resolve(transaction: SinkTransaction, source: str) -> None:
+        transaction.sql(f"UPDATE ledger.quarantine SET status = 'resolved' WHERE {asked} AND source = $2", [ids, source])
+
     if action == "retry":
         for name in sorted({item[0] for item in items}):
-            pipeline.retry(name, [(table, key) for owner, table, key in items if owner == name])
+            pipeline.retry(name, [(table, key) for owner, table, key in items if owner == name], partial(resolve, source=name))
+    else:
+        with build.committed(store) as transaction:
+            transaction.sql(f"UPDATE ledger.quarantine SET status = 'ignored' WHERE {asked}", [ids])
     rows = {(table, key) for _, table, key in items}
     with store.reader() as cursor:
         still = cursor.execute("SELECT DISTINCT source_table, row_key FROM ledger.quarantine WHERE status = 'open'").fetchall()

@@ -400,9 +400,10 @@ class Pipeline:
                 )
             )
 
-    def retry(self, source: str, quarantined: Sequence[tuple[str, str]]) -> None:
-        """Account anew for the rows (table, row_key) of a source as they are in the mirror now; settles what is sound."""
-
+    def retry(self, source: str, quarantined: Sequence[tuple[str, str]], first: Callable[[SinkTransaction], None] | None = None) -> None:
+        """Account anew for the rows (table, row_key) of a source as they are in the mirror now; settles what is sound. All in one
+        transaction of the store that begins with `first`.
+        """
         mirrored = _mirrored(self.resume(source))
 
         def anew(transaction: SinkTransaction, _: str, one: pa.Table) -> int:
@@ -414,7 +415,7 @@ class Pipeline:
                     count += rows.num_rows
             return count
 
-        self._by_hand([source], "retry", anew)
+        self._by_hand([source], "retry", anew, first)
 
     def set_rates(self, sources: Sequence[str], book: str, rates: pa.Table) -> int:
         """Put a book's rates (REFERENCE) in the place of those the store keeps. How many rows were accounted for anew."""
