@@ -1,4 +1,5 @@
-"""What people do to the books, besides what sources tell: close periods, put in rates, seal vouchers, revalue.
+"""What people do to the books, besides what sources tell: close periods, put in rates, seal vouchers, revalue, settle what lies in
+quarantine, have tables copied anew.
 
 Each is asked for by a request (`do`, and what it needs) and done on the apply thread, between two store transactions; by the daemon if it
 runs, else by the command itself.
@@ -11,6 +12,7 @@ import os
 from collections.abc import Callable, Mapping
 from datetime import date
 from decimal import Decimal
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -20,9 +22,10 @@ from cdc import build
 from cdc.accounting import revaluation, vouchers
 from cdc.accounting.rates import RATES, read_rates
 from cdc.config import BookConfig, Config, load
-from cdc.errors import StoreError
+from cdc.errors import ConfigError, StoreError
 from cdc.paths import places
 from cdc.pipeline import Pipeline
+from cdc.protocols import SinkTransaction
 from cdc.texts import text
 
 if TYPE_CHECKING:
@@ -96,26 +99,64 @@ def revalue(config: Config, store: DuckDBSink, pipeline: Pipeline, request: Requ
     return {"book": name, "period": period, "lines": pipeline.revalue(name, period, balances, text("books.revaluation"))}
 
 
+def settle_quarantine(_: Config, store: DuckDBSink, pipeline: Pipeline, request: Request) -> dict[str, Any]:
+    """`retry` or `ignore` open quarantine items; how many were open, and how many of the rows are in quarantine after it."""
+    action, ids = str(request["action"]), [str(item) for item in request["ids"]]
+    asked = "status = 'open' AND list_contains($1, CAST(id AS VARCHAR))"
+    with store.reader() as cursor:
+        items = cursor.execute(f"SELECT source, source_table, row_key FROM ledger.quarantine WHERE {asked}", [ids]).fetchall()
+
+    def resolve(transaction: SinkTransaction, source: str) -> None:
+        transaction.sql(f"UPDATE ledger.quarantine SET status = 'resolved' WHERE {asked} AND source = $2", [ids, source])
+
+    if action == "retry":
+        for name in sorted({item[0] for item in items}):
+            pipeline.retry(name, [(table, key) for owner, table, key in items if owner == name], partial(resolve, source=name))
+    else:
+        with build.committed(store) as transaction:
+            transaction.sql(f"UPDATE ledger.quarantine SET status = 'ignored' WHERE {asked}", [ids])
+    rows = {(table, key) for _, table, key in items}
+    with store.reader() as cursor:
+        still = cursor.execute("SELECT DISTINCT source_table, row_key FROM ledger.quarantine WHERE status = 'open'").fetchall()
+    return {"items": len(items), "still_quarantined": len(rows & set(still))}
+
+
+def want_snapshot(config: Config, _: DuckDBSink, pipeline: Pipeline, request: Request) -> dict[str, Any]:
+    """Mark tables of a source (all, if none are named) to be copied anew; it posts only what differs. Raises ConfigError."""
+    name = str(request["source"])
+    if name not in config.sources:
+        raise ConfigError("config.key", path=config.path, key=f"sources.{name}", fault="there is no such source")
+    captured = config.sources[name].tables
+    wanted = [str(table) for table in request["tables"]] or captured
+    for table in wanted:
+        if table not in captured:
+            raise ConfigError("config.key", path=config.path, key=f"sources.{name}.tables", fault=f"'{table}' is not captured")
+    pipeline.want_snapshot(name, wanted)
+    return {"tables": list(wanted)}
+
+
 ACTIONS: dict[str, Callable[[Config, DuckDBSink, Pipeline, Request], dict[str, Any]]] = {
     "period": set_period,
     "seal": seal,
     "rates": put_rates,
     "revalue": revalue,
+    "quarantine": settle_quarantine,
+    "snapshot": want_snapshot,
 }
 
 
 def ask(path: str | Path | None, request: dict[str, Any]) -> dict[str, Any]:
-    """Have a request done, by the daemon if it runs. Raises LedgertailError."""
+    """Have a request done, by the daemon if it runs; what came of it, with `daemon`: `up` or `down`. Raises LedgertailError."""
     from cdc.serving.client import Down
     from cdc.serving.client import ask as ask_daemon
 
     request = {**request, "by": _user()}
     try:
-        return dict(ask_daemon(places(path).socket, request))
+        return {"daemon": "up", **ask_daemon(places(path).socket, request)}
     except Down:
         config = load(path)
         with build.offline(config) as (store, pipeline):
-            return ACTIONS[request["do"]](config, store, pipeline, request)
+            return {"daemon": "down", **ACTIONS[request["do"]](config, store, pipeline, request)}
 
 
 def _user() -> str:

@@ -1,30 +1,25 @@
-"""Puts things together: from a config to sources, store, pipeline and the socket's server. Functions here only connect.
-
-What the commands do to a store while no daemon runs (`quarantine retry`, `snapshot`) goes through the same functions the daemon calls.
-"""
+"""Puts things together: from a config to sources, store, pipeline and the socket's server. Functions here only connect."""
 
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import replace
 from importlib import import_module
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Any
 
 from cdc.accounting.accountant import Accountant
-from cdc.accounting.charts import codes_by_name, income_accounts, load_chart
-from cdc.accounting.dimensions import inferences, required
+from cdc.accounting.books import Book, load_book
+from cdc.accounting.charts import load_chart
 from cdc.accounting.functions import load_functions
-from cdc.accounting.rules import Book
-from cdc.config import BookConfig, Config, SourceConfig
+from cdc.config import Config, SourceConfig
 from cdc.errors import ConfigError
 from cdc.paths import places
 from cdc.pipeline import Pipeline
 from cdc.protocols import Inspection, SinkTransaction, Source
-from cdc.types import Account, SnapshotProgress, TableSchema
+from cdc.types import Account, TableSchema
 
 if TYPE_CHECKING:
     from cdc.serving.server import Server
@@ -66,23 +61,8 @@ def books(config: Config) -> tuple[dict[str, Book], list[Account]]:
     for name, book in config.books.items():
         chart = load_chart(name, book.chart, config.path.parent)
         accounts += chart
-        codes, asking = frozenset(account.code for account in chart), required(name, book, chart)
-        for key, code in named_accounts(book):
-            if code not in codes and not (key.startswith("revaluation.accounts") and any(each.startswith(code) for each in codes)):
-                raise ConfigError("rules.book", book=name, key=key, fault=f"account '{code}' is not in the chart '{book.chart}'")
-        inferred = inferences(name, book, codes, asking, config.path.parent)
-        made[name] = Book(name, book, codes, income_accounts(chart), codes_by_name(chart), asking, inferred)
+        made[name] = load_book(name, book, chart, config.path.parent)
     return made, accounts
-
-
-def named_accounts(book: BookConfig) -> Iterator[tuple[str, str]]:
-    """The accounts that a book's own config names, with their keys."""
-    if book.prior_year is not None:
-        yield "prior_year", book.prior_year
-    if book.revaluation is not None:
-        yield "revaluation.gain", book.revaluation.gain
-        yield "revaluation.loss", book.revaluation.loss
-        yield from ((f"revaluation.accounts.{i}", code) for i, code in enumerate(book.revaluation.accounts))
 
 
 def accountant(config: Config) -> Accountant:
@@ -157,65 +137,12 @@ def publisher(config: Config, store: DuckDBSink) -> Publisher | None:
     return Publisher(store.reader, config.publish.url, config.publish.keep)
 
 
-def settle_quarantine(store: DuckDBSink, pipe: Pipeline, action: str, ids: Sequence[str]) -> dict[str, int]:
-    """`retry` or `ignore` open quarantine items; how many were open, and how many of the rows are in quarantine after it."""
-    with store.reader() as cursor:
-        items = cursor.execute(
-            "SELECT source, source_table, row_key FROM ledger.quarantine WHERE status = 'open' AND list_contains($1, CAST(id AS VARCHAR))",
-            [list(ids)],
-        ).fetchall()
-    with committed(store) as transaction:
-        transaction.sql(
-            "UPDATE ledger.quarantine SET status = $1 WHERE status = 'open' AND list_contains($2, CAST(id AS VARCHAR))",
-            ["ignored" if action == "ignore" else "resolved", list(ids)],
-        )
-    if action == "retry":
-        for name in sorted({item[0] for item in items}):
-            pipe.retry(name, [(table, key) for owner, table, key in items if owner == name])
-    rows = {(table, key) for _, table, key in items}
-    with store.reader() as cursor:
-        still = cursor.execute("SELECT DISTINCT source_table, row_key FROM ledger.quarantine WHERE status = 'open'").fetchall()
-    return {"items": len(items), "still_quarantined": len(rows & set(still))}
-
-
 def save_status(store: DuckDBSink, name: str, state: str, last_error: dict[str, Any] | None) -> None:
     """Keep what `status` says of a source once the daemon is down."""
     error = json.dumps(last_error, ensure_ascii=False) if last_error else None
     with committed(store) as transaction:
         transaction.sql("DELETE FROM meta.status WHERE source = $1", [name])
         transaction.sql('INSERT INTO meta.status (source, state, last_error, "at") VALUES ($1, $2, $3, now())', [name, state, error])
-
-
-def want_snapshot(config: Config, store: DuckDBSink, name: str, tables: Sequence[str]) -> dict[str, list[str]]:
-    """Mark tables of a source (all, if none are named) to be copied anew; it posts only what differs. Raises ConfigError."""
-    from checkpoints.instore import InStore
-
-    if name not in config.sources:
-        raise ConfigError("config.key", path=config.path, key=f"sources.{name}", fault="there is no such source")
-    captured = config.sources[name].tables
-    wanted = list(tables) or captured
-    for table in wanted:
-        if table not in captured:
-            raise ConfigError("config.key", path=config.path, key=f"sources.{name}.tables", fault=f"'{table}' is not captured")
-    checkpoints = InStore()
-    with committed(store) as transaction:
-        known = checkpoints.load(transaction, name).snapshots
-        for table in wanted:
-            former = known.get(table) or SnapshotProgress(table, 0, "", "wanted", "", 0, 0)
-            checkpoints.record(transaction, name, replace(former, state="wanted", progress="", rows_done=0))
-    return {"tables": list(wanted)}
-
-
-def quarantine(config: Config, action: str, ids: Sequence[str]) -> dict[str, int]:
-    """`settle_quarantine` while no daemon runs."""
-    with offline(config) as (store, pipe):
-        return settle_quarantine(store, pipe, action, ids)
-
-
-def request_snapshot(config: Config, name: str, tables: Sequence[str]) -> dict[str, list[str]]:
-    """`want_snapshot` while no daemon runs."""
-    with offline(config) as (store, _):
-        return want_snapshot(config, store, name, tables)
 
 
 @contextmanager

@@ -305,8 +305,7 @@ class Daemon:
             self._server = build.server(
                 config,
                 self._sink,
-                {"status": self._status, "quarantine": self._quarantine, "snapshot": self._snapshot}
-                | dict.fromkeys(bookkeeping.ACTIONS, self._books),
+                {"status": self._status} | dict.fromkeys(bookkeeping.ACTIONS, self._books) | {"snapshot": self._snapshot},
             )
             publisher = build.publisher(config, self._sink)
             self._publishing = Publishing(publisher, config, self._stop) if publisher else None
@@ -391,21 +390,16 @@ class Daemon:
             "sources": [worker.status.facts(quarantined.get(worker.source_name, 0)) for worker in self._workers],
         }
 
-    def _quarantine(self, request: dict[str, Any]) -> object:
-        action, ids = str(request["action"]), [str(item) for item in request["ids"]]
-        return self._loop.call(lambda pipeline: build.settle_quarantine(self._sink, pipeline, action, ids))
-
     def _books(self, request: dict[str, Any]) -> object:
         action = bookkeeping.ACTIONS[str(request["do"])]
         return self._loop.call(lambda pipeline: action(self._config, self._sink, pipeline, request))
 
     def _snapshot(self, request: dict[str, Any]) -> object:
         """Tables are marked as wanted; their source's worker begins again and copies them."""
-        source, tables = str(request["source"]), [str(table) for table in request["tables"]]
-        answer = self._loop.call(lambda _: build.want_snapshot(self._config, self._sink, source, tables))
+        answer = self._books(request)
         for worker in self._workers:
-            if worker.source_name == source:
-                worker.fail(SourceUnavailable("daemon.restart", source=source))
+            if worker.source_name == request["source"]:
+                worker.fail(SourceUnavailable("daemon.restart", source=worker.source_name))
         return answer
 
 

@@ -126,6 +126,18 @@ class Pipeline:
         self._copying = {}
         return resume
 
+    def want_snapshot(self, source: str, tables: Sequence[str]) -> None:
+        """Have tables of a source copied anew, from when the source is next resumed on."""
+        transaction = self._sink.begin()
+        try:
+            known = self._checkpoints.load(transaction, source).snapshots
+            for table in tables:
+                former = known.get(table) or SnapshotProgress(table, 0, "", "wanted", "", 0, 0)
+                self._checkpoints.record(transaction, source, replace(former, state="wanted", progress="", rows_done=0))
+            transaction.commit()
+        finally:
+            transaction.rollback()
+
     def check(self, schemas: Iterable[TableSchema]) -> None:
         """Compile the rules of tables as they are at the source now. Raises ConfigError where one does not fit."""
         self._accountant.check(schemas)
@@ -388,9 +400,10 @@ class Pipeline:
                 )
             )
 
-    def retry(self, source: str, quarantined: Sequence[tuple[str, str]]) -> None:
-        """Account anew for the rows (table, row_key) of a source as they are in the mirror now; settles what is sound."""
-
+    def retry(self, source: str, quarantined: Sequence[tuple[str, str]], first: Callable[[SinkTransaction], None] | None = None) -> None:
+        """Account anew for the rows (table, row_key) of a source as they are in the mirror now; settles what is sound. All in one
+        transaction of the store that begins with `first`.
+        """
         mirrored = _mirrored(self.resume(source))
 
         def anew(transaction: SinkTransaction, _: str, one: pa.Table) -> int:
@@ -402,7 +415,7 @@ class Pipeline:
                     count += rows.num_rows
             return count
 
-        self._by_hand([source], "retry", anew)
+        self._by_hand([source], "retry", anew, first)
 
     def set_rates(self, sources: Sequence[str], book: str, rates: pa.Table) -> int:
         """Put a book's rates (REFERENCE) in the place of those the store keeps. How many rows were accounted for anew."""

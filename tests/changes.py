@@ -10,12 +10,11 @@ from typing import Any
 
 import pyarrow as pa
 
-from cdc.accounting.charts import codes_by_name, income_accounts, load_chart
-from cdc.accounting.dimensions import inferences, required
-from cdc.accounting.rules import Book
+from cdc.accounting.books import Book, load_book
+from cdc.accounting.charts import load_chart
 from cdc.cases.changes import column
 from cdc.config import BookConfig
-from cdc.types import ABSENT, NUMBER, OLD, OP, ORDINAL, TRANSACTIONS, TXN, TableSchema
+from cdc.types import ABSENT, NUMBER, OLD, OP, ORDINAL, TRANSACTIONS, TXN, Account, TableSchema
 
 Row = dict[str, Any]
 
@@ -72,12 +71,7 @@ def transactions(count: int = 1, first: int = 1) -> pa.Table:
 
 
 def book(name: str = "main", codes: Iterable[str] = ("1001", "1002", "1122", "2221", "5001", "5603"), **config: Any) -> Mapping[str, Book]:
-    """A book with some accounts of the chart, by its name; paths start where we are."""
+    """A book with some accounts of the chart and one for prior years, by its name; paths start where we are."""
     settings = BookConfig(base_currency="CNY", chart="small-business-2013", **config)
     chart = [account for account in load_chart(name, settings.chart, Path()) if account.code in tuple(codes)]
-    known, asking = frozenset(account.code for account in chart), required(name, settings, chart)
-    return {
-        name: Book(
-            name, settings, known, income_accounts(chart), codes_by_name(chart), asking, inferences(name, settings, known, asking, Path())
-        )
-    }
+    return {name: load_book(name, settings, [*chart, Account(name, "6901", "以前年度损益调整")], Path())}

@@ -25,12 +25,14 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from cdc.accounting import revaluation
+from cdc.accounting.books import Book
 from cdc.accounting.composite import called, install
 from cdc.accounting.corrections import CHANGE, DELTAS, ENDED_BY_STEPS, HEADER, PLAIN, POSTING, STEPS, TURNS, set_periods, set_policies
 from cdc.accounting.functions import Function
+from cdc.accounting.keys import keyed, row_hash, row_key
 from cdc.accounting.lookups import MirrorOf, States
 from cdc.accounting.rates import changed, keep_rates, rates_of
-from cdc.accounting.rules import LEVELS, Book, CompiledRule, Program, check_alone, compile_rules, expressions_of, keyed, row_hash, row_key
+from cdc.accounting.rules import LEVELS, CompiledRule, Program, check_alone, compile_rules, expressions_of
 from cdc.accounting.sql import literal, memory_database, quote, trying
 from cdc.config import RateConfig, RuleConfig
 from cdc.errors import StoreError

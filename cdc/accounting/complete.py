@@ -17,7 +17,7 @@ from collections.abc import Callable, Iterator, Sequence
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from cdc.accounting.rules import row_key
+from cdc.accounting.keys import row_key
 from cdc.accounting.sql import literal, memory_database, quote
 from cdc.errors import SchemaUnknown
 from cdc.types import ABSENT, DELETE, INSERT, NUMBER, OLD, OP, ORDINAL, TRUNCATE, TXN, MirrorWrite, TableSchema

@@ -17,7 +17,7 @@ from datetime import date
 import duckdb
 import pyarrow as pa
 
-from cdc.accounting.rules import Book
+from cdc.accounting.books import Book
 from cdc.types import LINE_FIELDS
 
 HEADER = "voucher_key, voucher_type, doc_date, summary, attachments, rule_version"

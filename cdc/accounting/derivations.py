@@ -57,8 +57,7 @@ class Derivation(Step):
 
     def _wider(self, columns: Iterable[str]) -> str:
         values = {f"#k{i}": f"TRY_CAST(TRY({sql}) AS VARCHAR)" for i, (_, sql) in enumerate(self.on)}
-        dated = FROM in self.table.column_names or TO in self.table.column_names
-        if dated:
+        if dated(self.table):
             values["#day"] = f"TRY_CAST(TRY({self.day}) AS DATE)"
         fits = [f"(d.{quote(name)} IS NULL OR d.{quote(name)} = a.{quote(key)})" for key, (name, _) in zip(values, self.on, strict=False)]
         fits += [f'(d.{FROM} IS NULL OR d.{FROM} <= a."#day")'] * (FROM in self.table.column_names)
@@ -75,6 +74,11 @@ class Derivation(Step):
             SELECT {quote(self.over)}.*, {picked}
                 CASE WHEN f."#row" IS NULL THEN {literal(f"no row of {self.path.name} for ")} || {told} END AS {quote(self.fault)}
             FROM {rows(self.over)} LEFT JOIN f ON {joined} LEFT JOIN derivation d ON d."#row" = f."#row" """
+
+
+def dated(table: pa.Table) -> bool:
+    """Whether what follows by a derivation table depends on the entry's date."""
+    return bool({FROM, TO} & set(table.column_names))
 
 
 def read_header(path: Path) -> list[str]:

@@ -9,6 +9,7 @@ A lookup adds columns to the relation `c` of changes, or to that of an array's e
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 
@@ -26,12 +27,21 @@ MirrorOf = Callable[[TableSchema, pa.Table], Iterator[pa.Table]]
 
 
 @dataclass(frozen=True, slots=True)
-class Step:
+class Step(ABC):
     """Adds columns to the relation `over`: `c`, or one of elements. `time_zone`: that in which instants are days."""
 
     number: int
     time_zone: str
     over: str
+
+    @property
+    @abstractmethod
+    def readable(self) -> Mapping[str, pa.DataType]:
+        """What can be read of what it finds, by name."""
+
+    @abstractmethod
+    def add(self, connection: duckdb.DuckDBPyConnection, states: States, columns: Iterable[str]) -> None:
+        """Add some of that. `states`: those of looked-up rows during the batch."""
 
     def column(self, name: str) -> str:
         """The column that has one of what was found."""

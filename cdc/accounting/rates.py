@@ -28,6 +28,16 @@ from cdc.types import DELETE, RATE, RATED, REFERENCE, TableSchema
 RATES = REFERENCE["rates"]
 
 
+def rate_on(book: str, config: BookConfig, rate_type: str, currency: str, day: str) -> str:
+    """SQL over `rates` for the rate of a currency to a book's on a day: the latest of its type from that day or, up to `max_age`,
+    before it; null if there is none. The book's own currency has none.
+
+    `currency`, `day`: SQL for them; columns with their relation, where `rates` has one of that name."""
+    return f"""(SELECT arg_max_null(r.rate, r.rate_date) FROM rates r
+                WHERE r.book = {literal(book)} AND r.rate_type = {literal(rate_type)} AND r.currency = {currency}
+                    AND isfinite({day}) AND r.rate_date BETWEEN {day} - {config.rates.max_age_days} AND {day})"""
+
+
 @dataclass(frozen=True, slots=True)
 class Conversion(Step):
     """The rate of a currency to a book's on a day, both by SQL."""
@@ -45,7 +55,7 @@ class Conversion(Step):
 
     def add(self, connection: duckdb.DuckDBPyConnection, states: States, columns: Iterable[str]) -> None:
         """Add both."""
-        base, age = literal(self.config.base_currency), self.config.rates.max_age_days
+        base, found = literal(self.config.base_currency), rate_on(self.book, self.config, self.rate_type, '"#currency"', '"#day"')
         currency, day = f"TRY_CAST(TRY({self.currency}) AS VARCHAR)", f"TRY_CAST(TRY({self.day}) AS DATE)"
         rate, asked = quote(self.column("rate")), quote(self.column("date"))
         self.widen(
@@ -53,11 +63,7 @@ class Conversion(Step):
             f"""WITH a AS MATERIALIZED (
                     SELECT DISTINCT {currency} AS "#currency", {day} AS "#day" FROM {rows(self.over)} WHERE "#op" <> '{DELETE}'),
                 f AS MATERIALIZED (
-                    SELECT "#currency", "#day",
-                        CASE WHEN "#currency" = {base} THEN 1 ELSE arg_max_null(r.rate, r.rate_date) END AS "#rate"
-                    FROM a LEFT JOIN rates r ON r.book = {literal(self.book)} AND r.rate_type = {literal(self.rate_type)}
-                        AND r.currency = "#currency" AND isfinite("#day") AND r.rate_date BETWEEN "#day" - {age} AND "#day"
-                    GROUP BY "#currency", "#day")
+                    SELECT "#currency", "#day", CASE WHEN "#currency" = {base} THEN 1 ELSE {found} END AS "#rate" FROM a)
                 SELECT {quote(self.over)}.*, CAST(f."#rate" AS DECIMAL(38,12)) AS {rate}, f."#day" AS {asked}, CASE WHEN f."#rate" IS NULL
                     THEN concat({literal(self.rate_type + ": ")}, f."#currency", ' ', CAST(f."#day" AS VARCHAR)) END AS {quote(self.fault)}
                 FROM {rows(self.over)}

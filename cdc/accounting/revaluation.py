@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import pyarrow as pa
 
+from cdc.accounting.rates import rate_on
 from cdc.accounting.sql import literal
 from cdc.config import BookConfig
 from cdc.types import Column, TableSchema
@@ -40,14 +41,10 @@ def worth(book: str, config: BookConfig, period: str) -> str:
     """SQL over `balances` and `rates` for the key of each (SCHEMA's columns), its currency's closing rate, null if there is none, and what
     the balance gained."""
     assert config.revaluation is not None
-    closing, age = literal(config.revaluation.type), config.rates.max_age_days
+    rate = rate_on(book, config, config.revaluation.type, "b.currency", "b.day")
     return f"""SELECT {literal(book)} AS book, {literal(period)} AS period, account, currency, dims, day, rate,
             round(orig * rate, {config.decimals}) - base AS gained
-        FROM (
-            SELECT b.*, (
-                SELECT arg_max_null(r.rate, r.rate_date) FROM rates r WHERE r.book = {literal(book)} AND r.rate_type = {closing}
-                AND r.currency = b.currency AND r.rate_date BETWEEN b.day - {age} AND b.day) AS rate
-            FROM balances b)"""
+        FROM (SELECT b.*, {rate} AS rate FROM balances b)"""
 
 
 def wanted(config: BookConfig, summary: str) -> str:

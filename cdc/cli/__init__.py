@@ -93,6 +93,13 @@ def config_path() -> Path | None:
     return path
 
 
+def answer_of(request: dict[str, Any]) -> dict[str, Any]:
+    """What comes of a request, see `cdc.bookkeeping`; by the daemon if it runs."""
+    from cdc import bookkeeping
+
+    return bookkeeping.ask(config_path(), request)
+
+
 @click.group(
     cls=Commands,
     help=text("cli.help"),

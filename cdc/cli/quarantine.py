@@ -7,7 +7,7 @@ from typing import Any
 
 import click
 
-from cdc.cli import config_option, config_path
+from cdc.cli import answer_of, config_option, config_path
 from cdc.errors import EXIT_FAILED, EXIT_FINE, StoreError
 from cdc.texts import text
 
@@ -78,22 +78,13 @@ def ignore(ids: tuple[str, ...]) -> None:
 
 def _settle(action: str, ids: tuple[str, ...]) -> dict[str, Any]:
     """Have open items retried or ignored, by the daemon if it runs; all of them if none is named. Raises for an id that isn't open."""
-    from cdc.paths import places
-    from cdc.serving.client import Down, ask, connect_config
+    from cdc.serving.client import connect_config
 
-    config = config_path()
-    with connect_config(config) as reader:
+    with connect_config(config_path()) as reader:
         found = [row["id"] for row in reader.query(_OPEN, [[i.lower() for i in ids]]).to_pylist()]
     if missing := {i.lower() for i in ids} - set(found):
         raise StoreError("cli.no_item", id=min(missing))
-    try:
-        answer: dict[str, Any] = ask(places(config).socket, {"do": "quarantine", "action": action, "ids": found})
-    except Down:
-        from cdc.build import quarantine
-        from cdc.config import load
-
-        answer = dict(quarantine(load(config), action, found))
-    return answer
+    return answer_of({"do": "quarantine", "action": action, "ids": found})
 
 
 def _explained(reason: str) -> str:

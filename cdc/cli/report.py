@@ -35,13 +35,6 @@ def period_argument(command: F) -> F:
     return click.argument("period", metavar=text("cli.meta.period"), callback=_period)(command)
 
 
-def answer_of(request: dict[str, Any]) -> dict[str, Any]:
-    """What becomes of something done to the books."""
-    from cdc import bookkeeping
-
-    return bookkeeping.ask(config_path(), request)
-
-
 def scope_options(command: F) -> F:
     """`--book`, `--from` (as `first`), `--to` (as `last`) and `--account`."""
     options = [

@@ -7,9 +7,9 @@ from pathlib import Path
 import click
 
 from cdc.accounting.sql import literal
-from cdc.cli import config_option, config_path
+from cdc.cli import answer_of, config_option, config_path
 from cdc.cli.output import check_output, output_options, write
-from cdc.cli.report import answer_of, chosen, period_argument
+from cdc.cli.report import chosen, period_argument
 from cdc.texts import text
 
 

@@ -6,8 +6,9 @@ from collections.abc import Iterator
 from datetime import UTC, datetime
 
 import pyarrow as pa
+import pyarrow.compute as pc
 
-from cdc.types import BEGUN, LINES, LIVE, LIVE_KEYS, QUARANTINED, BatchLog, Postings, TableSchema
+from cdc.types import BEGUN, LINE_FIELDS, LIVE, LIVE_KEYS, QUARANTINED, BatchLog, Postings, TableSchema
 from sinks.duckdb.chain import BatchHash
 from sinks.duckdb.names import literal
 from sinks.duckdb.session import TAKEN_IN, Session
@@ -16,21 +17,40 @@ _TEXT_HERE = {"entry_id": "UUID", "reverses": "UUID", "corrects": "UUID", "id": 
 _BATCH = """batch_seq, source, first_position, last_position, transactions, changes, entries, lines, first_commit_at, last_commit_at,
     applied_at, hash, prev_hash"""
 PAGE_ROWS = 50_000
-_LINE = [name for name in LINES.names if name not in ("entry_id", "book", "period")]
-# The lines of live entries are the journal's own: kept a second time they would make every lookup read them all. The batch leads
-# to them, as the journal lies in the order of batches.
-_LIVE_LINES = f"""SELECT l.entry_id, list(struct_pack({", ".join(f"{n} := l.{n}" for n in _LINE)}) ORDER BY l.line_no) AS lines
-    FROM ledger.lines l SEMI JOIN live_head h ON l.batch_seq = h.batch_seq AND l.entry_id = h.entry_id GROUP BY l.entry_id"""
-_LIVE_OF = f"""SELECT {", ".join(f"h.{n}" for n in BEGUN.names)}, coalesce(x.lines, []) AS lines
-    FROM live_head h LEFT JOIN live_lines x USING (entry_id)"""
+_LISTED = ", ".join(f"{field.name} := l.{field.name}" for field in LINE_FIELDS)
+# The lines of live entries are the journal's own: kept a second time they would cost as much again. They lie in it one after the other, and
+# as nothing is ever deleted there, where they are is known; where it can't be, in this transaction, their batch leads to them.
+_LINES_BY_PLACE = f"""WITH g AS {TAKEN_IN}, p AS MATERIALIZED (
+        SELECT CAST(entry_id AS UUID) AS entry_id, line_count, unnest(range(first_line, first_line + line_count)) AS place FROM g)
+    SELECT p.entry_id, list(struct_pack({_LISTED}) ORDER BY l.line_no) AS lines FROM ledger.lines l JOIN p ON l.rowid = p.place
+    WHERE l.entry_id = p.entry_id GROUP BY p.entry_id, p.line_count HAVING count(*) = p.line_count"""
+_LINES_BY_BATCH = f"""WITH g AS {TAKEN_IN}, h AS MATERIALIZED (SELECT CAST(entry_id AS UUID) AS entry_id, batch_seq FROM g)
+    SELECT l.entry_id, list(struct_pack({_LISTED}) ORDER BY l.line_no) AS lines
+    FROM ledger.lines l SEMI JOIN h ON l.batch_seq = h.batch_seq AND l.entry_id = h.entry_id GROUP BY l.entry_id"""
+PAGE_ROWS = 50_000
 
 
 def live(session: Session, schema: TableSchema, keys: pa.Table) -> pa.Table:
-    """The live entries as `SinkTransaction.live` says."""
-    head = f"""SELECT v.* FROM meta.live v SEMI JOIN k ON v.row_hash = k.row_hash AND v.row_key = k.row_key
-        WHERE v.source_table = {literal(schema.name)}"""
-    found = f"WITH k AS {TAKEN_IN}, live_head AS MATERIALIZED ({head}), live_lines AS ({_LIVE_LINES}) {_LIVE_OF}"
-    return session.table(found, given=keys).cast(LIVE)
+    """The live entries as `SinkTransaction.live` says.
+
+    Columns are read for those only that have the hash, and lines where they lie, so that a few keys cost little in a large ledger.
+    """
+    places = session.table(
+        f"WITH k AS {TAKEN_IN} SELECT v.rowid AS place FROM meta.live v SEMI JOIN k ON v.row_hash = k.row_hash", given=keys
+    )
+    found = session.table(f"WITH p AS {TAKEN_IN} SELECT v.* FROM meta.live v SEMI JOIN p ON v.rowid = p.place", given=places)
+    asked = pc.is_in(found.column("row_key"), value_set=keys.column("row_key").combine_chunks())
+    found = found.filter(pc.and_(asked, pc.equal(found.column("source_table"), schema.name)))
+    lines = session.table(_LINES_BY_PLACE, given=found)
+    elsewhere = found.filter(pc.invert(_among(found, lines)))
+    if elsewhere.num_rows:
+        lines = pa.concat_tables([lines, session.table(_LINES_BY_BATCH, given=elsewhere)])
+    by_entry = pc.index_in(found.column("entry_id"), value_set=lines.column("entry_id").combine_chunks())
+    return found.select(BEGUN.names).append_column("lines", lines.column("lines").take(by_entry)).cast(LIVE)
+
+
+def _among(rows: pa.Table, others: pa.Table) -> pa.ChunkedArray:
+    return pc.is_in(rows.column("entry_id"), value_set=others.column("entry_id").combine_chunks())
 
 
 def standing(session: Session, schema: TableSchema) -> Iterator[pa.Table]:
@@ -47,6 +67,7 @@ class Journal:
     def __init__(self, session: Session) -> None:
         self._session = session
         self._open_items: int | None = None
+        self._places = int(session.rows("SELECT count(*) FROM ledger.lines")[0][0])
         self._begin(*self._last())
 
     @property
@@ -72,8 +93,9 @@ class Journal:
             self._hash.lines(part.lines)
             self._append("ledger.lines", part.lines, self._lines)
             self._lines += part.lines.num_rows
+            self._places += part.lines.num_rows
         if part.live_begun.num_rows:
-            _insert(session, "meta.live", part.live_begun, {"batch_seq": str(seq)})
+            _insert(session, "meta.live", self._placed(part.live_begun, part.lines), {"batch_seq": str(seq)})
         self._settle(part.settled)
         self._quarantine(part.quarantined)
 
@@ -105,6 +127,16 @@ class Journal:
     def _append(self, table: str, rows: pa.Table, start: int) -> None:
         numbered = rows.append_column("batch_row", pa.arange(start, start + rows.num_rows))
         _insert(self._session, table, numbered, {"batch_seq": str(self._seq)})
+
+    def _placed(self, begun: pa.Table, lines: pa.Table) -> pa.Table:
+        """Live entries with the place of their first line in `ledger.lines`, and how many follow each other there."""
+        runs = pc.run_end_encode(lines.column("entry_id").combine_chunks())
+        ends = pc.cast(runs.run_ends, pa.int64())
+        counts = pc.pairwise_diff(pa.concat_arrays([pa.array([0], pa.int64()), ends])).slice(1)
+        firsts = pc.add(pc.subtract(ends, counts), self._places - lines.num_rows)
+        run = pc.index_in(begun.column("entry_id"), value_set=runs.values)
+        placed = begun.append_column("first_line", pc.fill_null(firsts.take(run.combine_chunks()), 0))
+        return placed.append_column("line_count", pc.fill_null(counts.take(run.combine_chunks()), 0))
 
     def _settle(self, settled: pa.Table) -> None:
         if settled.num_rows and self._open():

@@ -15,7 +15,7 @@ from cdc.errors import StoreError
 from cdc.types import Account
 from sinks.duckdb.session import Session
 
-FORMAT = 2  # of the tables below; raised when a store of an older format has to be changed
+FORMAT = 3  # of the tables below; raised when a store of an older format has to be changed
 
 _HEADER = """voucher_key VARCHAR, voucher_type VARCHAR, doc_date DATE NOT NULL, summary VARCHAR, attachments INTEGER, rule_version INTEGER,
     entry_date DATE NOT NULL, period VARCHAR NOT NULL"""
@@ -69,7 +69,8 @@ CREATE TABLE IF NOT EXISTS ledger.batches (
     applied_at TIMESTAMPTZ NOT NULL, hash VARCHAR NOT NULL, prev_hash VARCHAR NOT NULL);
 CREATE TABLE IF NOT EXISTS meta.live (
     row_hash UBIGINT NOT NULL, source_table VARCHAR NOT NULL, row_key VARCHAR NOT NULL, book VARCHAR NOT NULL, rule VARCHAR NOT NULL,
-    entry_id UUID NOT NULL, {_HEADER}, content VARCHAR, correction INTEGER NOT NULL, batch_seq BIGINT NOT NULL);
+    entry_id UUID NOT NULL, {_HEADER}, content VARCHAR, correction INTEGER NOT NULL, batch_seq BIGINT NOT NULL,
+    first_line BIGINT NOT NULL, line_count BIGINT NOT NULL);
 CREATE TABLE IF NOT EXISTS meta.checkpoints (
     source VARCHAR NOT NULL, position VARCHAR NOT NULL, epoch BIGINT NOT NULL, identity VARCHAR NOT NULL, applied_at TIMESTAMPTZ NOT NULL);
 CREATE TABLE IF NOT EXISTS meta.snapshots (

@@ -4,15 +4,16 @@ three lines. Each in a store of its own; best of several batches after the first
 from __future__ import annotations
 
 import time
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from datetime import UTC, date, datetime
 from pathlib import Path
 
 import pyarrow as pa
 
 from cdc.accounting.accountant import Accountant
+from cdc.accounting.books import Book
 from cdc.accounting.charts import codes_by_name, load_chart
-from cdc.accounting.rules import Book
 from cdc.config import BookConfig, RuleConfig
 from cdc.pipeline import Pipeline
 from cdc.types import INSERT, OP, ORDINAL, TRANSACTIONS, TXN, Column, MicroBatch, TableChanges, TableSchema
@@ -87,22 +88,29 @@ def measure(folder: Path) -> list[Figure]:
 
 
 def _rate(path: Path, rules: list[RuleConfig]) -> float:
+    progress(f"accounting: {path.stem}")
+    with books(path, rules) as pipeline:
+        taken = [_timed(pipeline, batch(number, [(ORDERS, orders(_ids(number)))])) for number in range(1, BATCHES + 1)]
+    return BATCH / min(taken[1:])
+
+
+@contextmanager
+def books(path: Path, rules: list[RuleConfig]) -> Iterator[Pipeline]:
+    """The pipeline into a new store, in which is what the rules look up."""
     settings = BookConfig(base_currency="CNY", chart="small-business-2013")
     chart = load_chart("main", settings.chart, Path())
     codes = frozenset(account.code for account in chart)
-    books = {name: Book(name, settings, codes, codes=codes_by_name(chart)) for name in ("main", "ifrs")}
+    kept = {name: Book(name, settings, codes, codes=codes_by_name(chart)) for name in ("main", "ifrs")}
     sink = DuckDBSink(str(path), 512 << 20)
     sink.prepare(chart)
-    pipeline = Pipeline(sink, InStore(), Accountant(rules, books))
-    progress(f"accounting: {path.stem}")
+    pipeline = Pipeline(sink, InStore(), Accountant(rules, kept))
     try:
         pipeline.check([ORDERS, *TABLES.values()])
-        pipeline.apply([_batch(0, _looked_up())])
-        taken = [_timed(pipeline, _batch(number, [(ORDERS, _orders(number))])) for number in range(1, BATCHES + 1)]
+        pipeline.apply([batch(0, _looked_up())])
+        yield pipeline
     finally:
         pipeline.close()
         sink.close()
-    return BATCH / min(taken[1:])
 
 
 def _timed(pipeline: Pipeline, batch: MicroBatch) -> float:
@@ -119,19 +127,24 @@ def _looked_up() -> list[tuple[TableSchema, list[list[object]]]]:
     ]
 
 
-def _orders(number: int) -> list[list[object]]:
-    ids = range(number * BATCH, (number + 1) * BATCH)
-    cents = [10_000 + i * 37 % 900_000 for i in ids]
+def _ids(number: int) -> Sequence[int]:
+    return range(number * BATCH, (number + 1) * BATCH)
+
+
+def orders(ids: Sequence[int], more: int = 0) -> list[list[object]]:
+    """The columns of orders, `more` cents dearer than they were."""
+    cents = [10_000 + i * 37 % 900_000 + more for i in ids]
     money = [[f"{c * share // 100 / 100:.2f}" for c in cents] for share in (100, 13, 2, 60)]
     return [list(ids), [i * 7 % CUSTOMERS for i in ids], [i * 11 % PRODUCTS for i in ids], *money]
 
 
-def _batch(number: int, tables: Iterable[tuple[TableSchema, list[list[object]]]]) -> MicroBatch:
+def batch(number: int, tables: Iterable[tuple[TableSchema, list[list[object]]]], op: str = INSERT) -> MicroBatch:
+    """Changes of one kind to tables, as one transaction."""
     parts, ordinal = [], 0
     for schema, columns in tables:
         count = len(columns[0])
         values = [pa.array(column).cast(field.type) for column, field in zip(columns, schema.arrow(), strict=True)]
-        head = [pa.repeat(pa.scalar(INSERT), count), pa.repeat(pa.scalar(0, pa.int32()), count), pa.arange(ordinal, ordinal + count)]
+        head = [pa.repeat(pa.scalar(op), count), pa.repeat(pa.scalar(0, pa.int32()), count), pa.arange(ordinal, ordinal + count)]
         parts.append(TableChanges(schema, pa.Table.from_arrays([*head, *values], names=[OP, TXN, ORDINAL, *schema.arrow().names])))
         ordinal += count
     at = datetime.combine(date(2026, 1, 31), datetime.min.time(), UTC)

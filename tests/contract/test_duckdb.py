@@ -21,7 +21,7 @@ from cdc.errors import ConfigError, StoreError
 from cdc.types import NUMBER, Column, MirrorWrite, Promotion, TableSchema
 from sinks.duckdb import DuckDBSink, open_read_only, recompute_hash
 from sinks.duckdb.chain import BatchHash
-from tests.contract.samples import LOG, ORDERS, committed, entry_id, item, mirrored, postings, write
+from tests.contract.samples import LOG, ORDERS, committed, entry_id, item, lines_of, live_keys, mirrored, postings, row_key, write
 
 MEMORY = 256 << 20
 CONTRACT = {
@@ -403,3 +403,28 @@ def test_rows_of_any_key_are_found_in_the_transaction_that_wrote_them(
             assert sum(found.num_rows for found in transaction.mirror(schema, one.select(["k"]))) == 1
             transaction.apply(MirrorWrite(schema, one, whole.slice(0, 0)))
             assert sum(found.num_rows for found in transaction.mirror(schema, None)) == len(values) - 1 - i
+
+
+def test_live_entries_know_where_their_lines_lie(sink: DuckDBSink) -> None:
+    for number in range(1, 5):
+        transaction = sink.begin()
+        transaction.apply(postings((each, Decimal(each)) for each in (100 + number, 200 + number)))
+        transaction.apply(LOG)
+        transaction.rollback() if number == 2 else transaction.commit()
+    with committed(sink) as transaction:
+        placed = """SELECT count(*) FROM meta.live v JOIN ledger.lines l
+            ON l.entry_id = v.entry_id AND l.rowid >= v.first_line AND l.rowid < v.first_line + v.line_count"""
+        lines, ours = "SELECT sum(line_count)::BIGINT FROM meta.live", f"""row_key IN ('{row_key(101)}', '{row_key(204)}')"""
+        assert transaction.sql(placed) == transaction.sql(lines)
+        assert transaction.sql(f"{lines} WHERE {ours}") == [(4,)]
+
+
+def test_lines_are_found_where_they_are_not_thought_to_lie(sink: DuckDBSink) -> None:
+    with committed(sink) as transaction:
+        transaction.apply(postings((number, Decimal(number)) for number in range(101, 105)))
+        transaction.apply(LOG)
+    with committed(sink) as transaction:
+        before = transaction.live(ORDERS, live_keys([101, 103]))
+        transaction.sql("UPDATE meta.live SET first_line = first_line + 1")
+        assert transaction.live(ORDERS, live_keys([101, 103])).sort_by("row_key").equals(before.sort_by("row_key"))
+        assert [entry["lines"] for entry in before.sort_by("row_key").to_pylist()] == [lines_of(Decimal(101)), lines_of(Decimal(103))]

@@ -84,6 +84,19 @@ def test_shapes_change_while_streaming(database: Database, books: Installation) 
     assert books.query(SALES) == [[6, "9.000000"]]
 
 
+def test_requests_are_done_by_the_running_daemon(books: Installation) -> None:
+    """Quarantine and new copies; when it is down the commands do the same by themselves, see test_cli_commands."""
+    books.change('debit = "total"', 'debit = "total + 1"')
+    with books.daemon():
+        books.until(lambda: books.query("SELECT state FROM meta.snapshots") == [["done"]])
+        assert "rows still in quarantine: 1" in books.ledgertail("quarantine", "retry", "--all").stdout
+        ((item,),) = books.query("SELECT id FROM ledger.quarantine WHERE status = 'open'")
+        assert books.ledgertail("quarantine", "ignore", item).stdout == "Items ignored: 1\n"
+        assert books.ledgertail("snapshot", "shop.nothing").returncode == 2
+        assert books.ledgertail("snapshot", "shop").stdout == "The daemon copies anew: shop.orders\n"
+        books.until(lambda: books.query("SELECT number, state FROM meta.snapshots") == [[2, "done"]])
+
+
 def test_a_table_added_and_taken_away(database: Database, books: Installation) -> None:
     database.connection.execute("CREATE TABLE fees (id int PRIMARY KEY, amount numeric(10,2)); INSERT INTO fees VALUES (1, 2)")
     assert books.run().returncode == 0

@@ -1,20 +1,31 @@
-"""Servers of every kind for the laws on real sources."""
+"""Stores for the laws to hold in; servers of every kind for those on real sources."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
+from functools import partial
 
 import pytest
 
+from cdc.accounting.accountant import Accountant
 from tests.faults.dialects import AnyDatabase
 from tests.property.source_writer import MARIADB, MYSQL, POSTGRES, Kind
+from tests.property.stores import Store, fresh_store
 from tests.servers import mysql, postgres
 from tests.servers.mysql_binaries import FLAVOURS
 from tests.servers.postgres_binaries import DEFAULT_VERSION
 
 pytest.register_assert_rewrite("tests.property.test_laws")
+
+
+@pytest.fixture(scope="module", params=["memory", "duckdb"])
+def store(
+    request: pytest.FixtureRequest, accountant: Accountant, tmp_path_factory: pytest.TempPathFactory
+) -> Callable[[], AbstractContextManager[Store]]:
+    """Makes new stores of each kind in turn for the module's `accountant`: each is closed when it is left."""
+    return partial(fresh_store, tmp_path_factory.mktemp("stores"), accountant, durable=request.param == "duckdb")
 
 
 @dataclass(frozen=True)

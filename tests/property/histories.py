@@ -5,24 +5,23 @@
 
 from __future__ import annotations
 
-import itertools
 import json
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
-from datetime import UTC, date, datetime, timedelta
+from dataclasses import dataclass, field, replace
+from datetime import UTC, date, datetime
 from decimal import Decimal
 from typing import Any
 
 import pyarrow as pa
 from hypothesis import strategies as st
 
-from cdc.accounting.rules import Book
+from cdc.accounting.books import Book
 from cdc.config import BookConfig, LineConfig, RuleConfig
 from cdc.types import DELETE, INSERT, READ, TRANSACTIONS, TRUNCATE, UPDATE, MicroBatch, SnapshotProgress, TableChanges, TableSchema
 from tests.changes import Change, Row, changes, table
+from tests.property.streams import IDENTITY, SOURCE, cut, position
 
-SOURCE, IDENTITY = "shop", "server 1, database shop"
 ORDERS = table("orders", ["shop", "no"], shop="BIGINT", no="VARCHAR", status="VARCHAR", total="DECIMAL(12,2)", tax="DECIMAL(12,2)",
                paid="DATE", memo="VARCHAR")  # fmt: skip
 FEES = table("fees", [], kind="VARCHAR", amount="DECIMAL(12,2)")
@@ -284,16 +283,10 @@ def histories(draw: st.DrawFn, transactions_max: int = 8, steps_max: int = 6) ->
     return history
 
 
-def position(number: int) -> str:
-    """The place of the commit of a transaction, counted from 1; 0 is before all of them."""
-    return f"{number:08}"
-
-
 def stream(
     history: History, cuts: Sequence[int] = (), *, after: int = 0, until: int | None = None, staged: Mapping[str, int] | None = None
 ) -> list[MicroBatch]:
-    """The transactions after one, until another, as micro-batches, cut before the changes at `cuts`, counted from the first. A cut within
-    a transaction gives parts; the two changes of a key change stay together. With `staged` these tables' changes go to their copies: to
+    """The transactions after one, until another, as micro-batches; see `cut`. With `staged` these tables' changes go to their copies: to
     those read by a snapshot before the one named.
     """
     last = len(history.transactions) if until is None else until
@@ -303,37 +296,8 @@ def stream(
         for ordinal, (schema, change) in enumerate(history.transactions[n - 1])
         if not (staged and schema is FEES)
     ]
-    cuts = [cut % (len(logged) + 1) for cut in cuts]
-    edges = sorted({0, len(logged), *(cut for cut in cuts if cut == len(logged) or not logged[cut][3].old)})
-    return [
-        _batch(logged[start:end], whole=end == len(logged) or logged[end][0] != logged[end - 1][0], staged=staged)
-        for start, end in itertools.pairwise(edges)
-    ]
-
-
-def _batch(logged: list[tuple[int, int, TableSchema, Change]], *, whole: bool, staged: Mapping[str, int] | None) -> MicroBatch:
-    numbers = sorted({n for n, _, _, _ in logged})
-    tables = []
-    for schema in SCHEMAS:
-        rows = [(numbers.index(n), ordinal, change) for n, ordinal, at, change in logged if at is schema]
-        if rows:
-            tables.append(TableChanges(schema, changes(schema, rows)))
-    return MicroBatch(
-        source=SOURCE,
-        identity=IDENTITY,
-        transactions=_transactions(numbers),
-        changes=tuple(tables),
-        position=position(numbers[-1] if whole else numbers[-1] - 1),
-        whole=whole,
-        staged=frozenset(staged or ()),
-        included_from=max((staged or {"": 0}).values()),
-    )
-
-
-def _transactions(numbers: Sequence[int]) -> pa.Table:
-    start = datetime(2026, 3, 1, tzinfo=UTC)
-    rows = [{"position": position(n), "txn": str(n), "committed_at": start + timedelta(seconds=n)} for n in numbers]
-    return pa.Table.from_pylist(rows, TRANSACTIONS)
+    included_from = max((staged or {"": 0}).values())
+    return [replace(batch, staged=frozenset(staged or ()), included_from=included_from) for batch in cut(logged, cuts)]
 
 
 def copied(

@@ -1,5 +1,6 @@
 """However a book corrects, whatever periods are closed meanwhile, and with a rule that changes on a day: what stands is what the rule says
-of the rows now, nothing is posted into a period that does not take it, and the journal does not depend on how the stream is cut."""
+of the rows now, nothing is posted into a period that does not take it, what changes nothing posts nothing, and the journal does not depend
+on how the stream is cut or where it breaks off."""
 
 from __future__ import annotations
 
@@ -9,7 +10,6 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import closing
 from datetime import date
 from decimal import Decimal
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -18,14 +18,10 @@ from hypothesis import strategies as st
 
 from cdc.accounting.accountant import Accountant
 from cdc.config import LineConfig, RuleConfig
-from checkpoints.file import FileCheckpoints
-from checkpoints.instore import InStore
-from sinks.duckdb import DuckDBSink
-from sinks.memory import MemorySink
+from cdc.types import UPDATE
 from tests.changes import Change, Row, book, table
-from tests.contract.samples import all_live
-from tests.property.test_laws import Store
-from tests.property.test_lookup_laws import Logged, batches
+from tests.property.stores import Store
+from tests.property.streams import CRASHES, CUTS, Tables, Transaction, delete, histories, put, stream
 
 ORDERS = table("orders", ["no"], no="BIGINT", day="DATE", total="DECIMAL(12,2)", tax="DECIMAL(12,2)", customer="VARCHAR")
 SCHEMAS = {"orders": ORDERS}
@@ -67,35 +63,23 @@ _ROWS = st.fixed_dictionaries(
         "customer": st.sampled_from(["A", "A", "A", "B"]),
     }
 )
-_STEP = st.one_of(_ROWS, _ROWS, _ROWS, st.integers(0, 5))
+_STEPS = st.one_of(*[put("orders", _ROWS)] * 3, delete("orders"))
 _STATES = st.sampled_from([{}, {"2025-11": "closed"}, {"2025-11": "closed", "2025-12": "soft"}, {"2025-11": "closed", "2025-12": "closed"},
                            {"2025-11": "closed", "2025-12": "closed", "2026-01": "soft"},
                            {"2025-11": "closed", "2025-12": "closed", "2026-01": "closed"}])  # fmt: skip
-Act = tuple[dict[str, str], list[list[Logged]]]
+Act = tuple[dict[str, str], list[Transaction]]
 
 
 @st.composite
-def histories(draw: st.DrawFn) -> list[Act]:
+def acts(draw: st.DrawFn) -> list[Act]:
     """What periods are not open, and the transactions then; several times."""
-    acts, rows = [], dict[int, Row]()
-    for states, transactions in draw(
-        st.lists(st.tuples(_STATES, st.lists(st.lists(_STEP, min_size=2, max_size=6), min_size=2, max_size=4)), min_size=2, max_size=4)
-    ):
-        logs: list[list[Logged]] = []
-        for steps in transactions:
-            log: list[Logged] = []
-            for step in steps:
-                if isinstance(step, int):
-                    if rows:
-                        log.append(("orders", Change("d", rows.pop(sorted(rows)[step % len(rows)]))))
-                else:
-                    log.append(("orders", Change("u" if step["no"] in rows else "c", step)))
-                    rows[step["no"]] = step
-            if log:
-                logs.append(log)
-        if logs:
-            acts.append((states, logs))
-    return acts
+    made: list[Act] = []
+    after: Tables | None = None
+    for states in draw(st.lists(_STATES, min_size=2, max_size=4)):
+        history = draw(histories(SCHEMAS, _STEPS, transactions_max=4, steps_max=6, after=after))
+        made.append((states, history))
+        after = history[-1].tables if history else after
+    return made
 
 
 @pytest.fixture(scope="module")
@@ -104,33 +88,17 @@ def accountant() -> Iterator[Accountant]:
         yield made
 
 
-@pytest.fixture(scope="module", params=["memory", "duckdb"])
-def store(request: pytest.FixtureRequest, accountant: Accountant, tmp_path_factory: pytest.TempPathFactory) -> Callable[[], Store]:
-    numbers, folder = itertools.count(), tmp_path_factory.mktemp("stores")
-
-    def new() -> Store:
-        path, in_memory = folder / str(next(numbers)), request.param == "memory"
-        sink: Any = MemorySink() if in_memory else DuckDBSink(f"{path}.duckdb", 64 << 20)
-        sink.prepare([])
-        return Store(sink, FileCheckpoints(Path(f"{path}.json")) if in_memory else InStore(), accountant)
-
-    return new
-
-
-def follow(made: Store, acts: Sequence[Act], cuts: Sequence[int]) -> None:
+def follow(made: Store, acts: Sequence[Act], cuts: Sequence[int] = (), crash: int = -1) -> None:
     """Apply it all; after each act the books must be sound."""
     done, now = 0, dict[str, str]()
-    for states, logs in acts:
+    for states, history in acts:
         for name, period in itertools.product(POLICIES, PERIODS):
             if (state := states.get(period, "open")) != now.get(period, "open"):
                 made.pipeline.set_period(name, period, state)
         now = states
         before = {entry["entry_id"] for entry in made.entries()}
-        padding: list[list[Logged]] = [[("none", Change("c", {}))]] * done  # so that transactions are numbered on
-        for batch in batches([*padding, *logs], [*(cut + done for cut in cuts), done], SCHEMAS):
-            if batch.changes:
-                made.pipeline.apply([batch])
-        done += len(logs)
+        made.apply(stream(SCHEMAS, history, cuts, first=done + 1), crash)
+        done += len(history)
         check_periods([entry for entry in made.entries() if entry["entry_id"] not in before], states)
 
 
@@ -171,33 +139,24 @@ def check_amounts(made: Store, rows: dict[int, Row]) -> None:
 
 def standing(made: Store) -> set[tuple[Any, ...]]:
     """What is live: entries and the differences to them."""
-    transaction = made.sink.begin()
-    try:
-        found = all_live(transaction, ORDERS).to_pylist()
-    finally:
-        transaction.rollback()
+    found = made.live(ORDERS)
     entries = {entry["entry_id"]: entry["kind"] for entry in made.entries()}
     assert all(entries[row["entry_id"]] == ("adjust" if row["correction"] else "post") or row["content"] for row in found)
     return {(row["entry_id"], row["content"], row["correction"]) for row in found}
 
 
-@given(acts=histories(), cuts=st.lists(st.integers(0, 20), max_size=4))
+@given(acts=acts(), cuts=CUTS, crash=CRASHES)
 @settings(max_examples=200)
-def test_corrections(store: Callable[[], Store], acts: list[Act], cuts: list[int]) -> None:
-    one, other = store(), store()
-    try:
-        follow(one, acts, [])
-        follow(other, acts, cuts)
-        rows: dict[int, Row] = {}
-        for _, change in (logged for _, logs in acts for log in logs for logged in log):
-            if change.op == "d":
-                del rows[change.values["no"]]
-            else:
-                rows[change.values["no"]] = change.values
+def test_corrections(store: Callable[[], Any], acts: list[Act], cuts: list[int], crash: int) -> None:
+    with store() as one, store() as other:
+        follow(one, acts)
+        follow(other, acts, cuts, crash)
+        history = [transaction for _, transactions in acts for transaction in transactions]
+        rows = history[-1].tables["orders"] if history else {}
         check_amounts(one, rows)
-        assert one.journal() == other.journal()
+        journal = one.journal()
+        assert journal == other.journal()
         assert standing(one) == standing(other)
-    finally:
-        for made in (one, other):
-            made.pipeline.forget()
-            made.sink.close()
+        same = Transaction([("orders", Change(UPDATE, row)) for row in rows.values()], {"orders": rows})
+        one.apply(stream(SCHEMAS, [same], first=len(history) + 1))
+        assert one.journal() == journal, "what changes nothing posts nothing"

@@ -5,27 +5,19 @@ from __future__ import annotations
 import itertools
 from collections import Counter, defaultdict
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import contextmanager
 from datetime import date
 from decimal import Decimal
-from pathlib import Path
 from typing import Any
 
-import pyarrow as pa
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from cdc.accounting.accountant import Accountant
 from cdc.errors import StoreUnavailable
-from cdc.pipeline import Pipeline
-from cdc.protocols import Sink, SinkTransaction
-from cdc.types import ENTRIES, LINES, LIVE, NUMBER, MicroBatch, Resume, TableSchema
-from checkpoints.file import FileCheckpoints
-from checkpoints.instore import InStore
-from sinks.duckdb import DuckDBSink
-from sinks.memory import MemorySink
-from tests.contract.samples import all_live
+from cdc.protocols import Sink
+from cdc.types import LIVE, MicroBatch
+from tests.changes import Row
 from tests.property.histories import (
     BOOKS,
     FEES,
@@ -34,7 +26,6 @@ from tests.property.histories import (
     RULES,
     SALE,
     SCHEMAS,
-    SOURCE,
     History,
     State,
     copied,
@@ -44,85 +35,8 @@ from tests.property.histories import (
     snapshot,
     stream,
 )
-
-CUTS = st.lists(st.integers(0, 200), max_size=6)
-Row = dict[str, Any]
-
-
-class Store:
-    """A sink with its checkpoints, and what is in it as plain values."""
-
-    def __init__(self, sink: Any, checkpoints: Any, accountant: Accountant) -> None:
-        self.sink, self.checkpoints, self.accountant = sink, checkpoints, accountant
-        self.pipeline = Pipeline(sink, checkpoints, accountant)
-
-    def apply(self, batches: Iterable[MicroBatch]) -> None:
-        """Apply batches one by one; after each that commits the store must be sound."""
-        for batch in batches:
-            if self.pipeline.apply([batch]):
-                assert_sound(self.entries(), self.lines())
-        assert self.pipeline.unfinished is None
-
-    def reopen(self, accountant: Accountant | None = None) -> int:
-        """Forget all, as after a crash. Returns the transaction the checkpoint is at."""
-        self.pipeline.forget()
-        self.pipeline = Pipeline(self.sink, self.checkpoints, accountant or self.accountant)
-        checkpoint = self.resume().checkpoint
-        return int(checkpoint.position) if checkpoint else 0
-
-    def resume(self) -> Resume:
-        return self.pipeline.resume(SOURCE)
-
-    def entries(self) -> list[Row]:
-        if isinstance(self.sink, MemorySink):
-            return [{name: row[name] for name in ENTRIES.names} for row in self.sink.state.entries]
-        return self._rows("ledger.entries", ENTRIES)
-
-    def lines(self) -> list[Row]:
-        if isinstance(self.sink, MemorySink):
-            return [{name: row[name] for name in LINES.names} for row in self.sink.state.lines]
-        return self._rows("ledger.lines", LINES)
-
-    def quarantine(self) -> list[Row]:
-        if isinstance(self.sink, MemorySink):
-            return list(self.sink.state.quarantine.values())
-        with self.sink.reader() as reader:
-            answer: list[Row] = reader.execute("SELECT * EXCLUDE (first_seen) FROM ledger.quarantine").to_arrow_table().to_pylist()
-            return answer
-
-    def _rows(self, name: str, schema: pa.Schema) -> list[Row]:
-        with self.sink.reader() as reader:
-            rows: list[Row] = reader.execute(f"SELECT {', '.join(schema.names)} FROM {name}").to_arrow_table().cast(schema).to_pylist()
-            return rows
-
-    def journal(self) -> dict[str, Any]:
-        """Entries by id, each with the set of its lines."""
-        lines = defaultdict(set)
-        for line in self.lines():
-            lines[line["entry_id"]].add(tuple(line.values()))
-        return {entry["entry_id"]: (tuple(entry.values()), frozenset(lines[entry["entry_id"]])) for entry in self.entries()}
-
-    def mirror(self, schema: TableSchema) -> Counter[tuple[Any, ...]]:
-        with self._looking() as transaction:
-            rows = [row for found in transaction.mirror(schema, None) for row in found.to_pylist()]
-        return Counter(tuple(row[c.name] for c in schema.columns) + ((row[NUMBER],) if not schema.key else ()) for row in rows)
-
-    def live(self) -> dict[tuple[str, str, str], Any]:
-        """What stands, by book, rule and row: all that does not depend on how it came about."""
-        with self._looking() as transaction:
-            rows = [row for schema in SCHEMAS for row in all_live(transaction, schema).to_pylist()]
-        told = [name for name in LIVE.names if name not in ("entry_id", "lines")]
-        standing = {(row["book"], row["rule"], row["row_key"]): ([row[name] for name in told], row["lines"]) for row in rows}
-        assert len(standing) == len(rows), "two entries stand for one row"
-        return standing
-
-    @contextmanager
-    def _looking(self) -> Iterator[SinkTransaction]:
-        transaction = self.sink.begin()
-        try:
-            yield transaction
-        finally:
-            transaction.rollback()
+from tests.property.stores import Store
+from tests.property.streams import CUTS, SOURCE
 
 
 @pytest.fixture(scope="module")
@@ -132,25 +46,12 @@ def accountant() -> Iterator[Accountant]:
     made.close()
 
 
-@pytest.fixture(scope="module", params=["memory", "duckdb"])
-def store(request: pytest.FixtureRequest, accountant: Accountant, tmp_path_factory: pytest.TempPathFactory) -> Callable[[], Any]:
-    """Makes new stores: each is closed when it is left."""
-    numbers, tmp_path = itertools.count(), tmp_path_factory.mktemp("stores")
-
-    @contextmanager
-    def new() -> Iterator[Store]:
-        path = tmp_path / str(next(numbers))
-        sink: Any = MemorySink() if request.param == "memory" else DuckDBSink(f"{path}.duckdb", 64 << 20)
-        sink.prepare([])
-        checkpoints = FileCheckpoints(Path(f"{path}.json")) if request.param == "memory" else InStore()
-        made = Store(sink, checkpoints, accountant)
-        try:
-            yield made
-        finally:
-            made.pipeline.forget()
-            sink.close()
-
-    return new
+def apply(store: Store, batches: Iterable[MicroBatch]) -> None:
+    """Apply batches one by one; after each that commits the store must be sound."""
+    for batch in batches:
+        if store.pipeline.apply([batch]):
+            assert_sound(store.entries(), store.lines())
+    assert store.pipeline.unfinished is None
 
 
 def assert_sound(entries: list[Row], lines: list[Row]) -> None:
@@ -194,9 +95,18 @@ def assert_is(store: Store, state: State, but: frozenset[tuple[str, str]] = froz
         if (rule, key) not in but
     }
     assert {at: 1 for at in _sums(store) if at[1:3] not in but} == expected
-    assert {at for at in store.live() if at[1:] not in but} == {
+    assert {at for at in live(store) if at[1:] not in but} == {
         (books[rule], rule, key) for rule, key in state.stands if (rule, key) not in but
     }
+
+
+def live(store: Store) -> dict[tuple[str, str, str], Any]:
+    """What stands, by book, rule and row: all that does not depend on how it came about."""
+    rows = store.live(*SCHEMAS)
+    told = [name for name in LIVE.names if name not in ("entry_id", "lines")]
+    found = {(row["book"], row["rule"], row["row_key"]): ([row[name] for name in told], row["lines"]) for row in rows}
+    assert len(found) == len(rows), "two entries stand for one row"
+    return found
 
 
 def _summed(lines: Iterable[tuple[str, Decimal, Decimal]]) -> list[tuple[str, Decimal, Decimal]]:
@@ -218,9 +128,9 @@ def _sums(store: Store) -> set[tuple[str, str, str, str, Decimal, Decimal]]:
 def cut_anyhow(store: Callable[[], Any], history: History, cuts: list[int]) -> None:
     whole = list(itertools.accumulate(len(log) for log in history.transactions))
     with store() as one, store() as each, store() as parts:
-        one.apply(stream(history))
-        each.apply(stream(history, whole))
-        parts.apply(stream(history, cuts))
+        apply(one, stream(history))
+        apply(each, stream(history, whole))
+        apply(parts, stream(history, cuts))
         for made in (one, each, parts):
             assert_is(made, history.states[-1])
         assert one.journal() == each.journal() == parts.journal()
@@ -230,7 +140,7 @@ def cut_anyhow(store: Callable[[], Any], history: History, cuts: list[int]) -> N
 def _open(store: Store) -> set[tuple[Any, ...]]:
     """What lies in quarantine: rule, source_table, row_key and the rest. What was settled may never have been seen in fewer batches."""
     told = ("rule", "source_table", "row_key", "book", "id", "level", "reason", "detail", "payload")
-    return {tuple(item[name] for name in told) for item in store.quarantine() if item["status"] == "open"}
+    return {tuple(item[name] for name in told) for item in store.open_items()}
 
 
 def snapshot_and_stream(store: Callable[[], Any], history: History, at: int, again: int, cuts: list[int], size: int) -> None:
@@ -239,13 +149,13 @@ def snapshot_and_stream(store: Callable[[], Any], history: History, at: int, aga
     again = max(at, again)
     final = history.states[-1]
     with store() as made:
-        made.apply(snapshot(history.states[at], 1, at, size))
+        apply(made, snapshot(history.states[at], 1, at, size))
         assert_is(made, history.states[at], _unseen(history.states[at]))
-        made.apply(stream(history, cuts, after=at, until=again))
+        apply(made, stream(history, cuts, after=at, until=again))
         before = made.journal()
-        made.apply(snapshot(history.states[again], 2, again, size))
+        apply(made, snapshot(history.states[again], 2, again, size))
         assert made.journal() == before, "nothing has changed, and nothing is posted"
-        made.apply(stream(history, cuts, after=again))
+        apply(made, stream(history, cuts, after=again))
         assert_is(made, final, _unseen(final))
 
 
@@ -259,15 +169,15 @@ def snapshot_over_a_gap(store: Callable[[], Any], history: History, first: int, 
     last = len(history.transactions)
     first, second = sorted((first % (last + 1), second % (last + 1)))
     with store() as made:
-        made.apply(stream(history, cuts, until=first))
+        apply(made, stream(history, cuts, until=first))
         entries = len(made.entries())
-        made.apply(snapshot(history.states[second], 1, second, size, now=first))
+        apply(made, snapshot(history.states[second], 1, second, size, now=first))
         known, now = history.states[first], history.states[second]
         assert_is(made, now, _unseen(now))
         same = {at for at in known.stands if now.stands.get(at) == known.stands[at] and at not in now.faulty}
         posted = {(entry["rule"], entry["row_key"]) for entry in made.entries()[entries:] if not _header_changed(known, now, entry)}
         assert not posted & same, "a row that stands posts nothing"
-        made.apply(stream(history, cuts, after=second))
+        apply(made, stream(history, cuts, after=second))
         assert_is(made, history.states[-1], _unseen(history.states[-1]))
 
 
@@ -293,17 +203,17 @@ def interrupted_snapshot(
     with store() as made:
         rows = [row for key, row in old.orders.items() if key in done]
         if rows:
-            made.apply([copied(ORDERS, rows, 1, first, 0, last=False)])
-        made.apply([copied(FEES, [], 1, first, 0, last=False)])
+            apply(made, [copied(ORDERS, rows, 1, first, 0, last=False)])
+        apply(made, [copied(FEES, [], 1, first, 0, last=False)])
         made.reopen()
         rest = [row for key, row in new.orders.items() if key not in done or old.orders.get(key) != row]
-        made.apply([copied(ORDERS, rest, 2, second, len(rows), last=True, position_now=first)])
-        made.apply([copied(FEES, new.rows(FEES), 2, second, 0, last=True, position_now=first)])
-        made.apply(stream(history, cuts, after=first, until=second, staged={"orders": 2, "fees": 2}))
+        apply(made, [copied(ORDERS, rest, 2, second, len(rows), last=True, position_now=first)])
+        apply(made, [copied(FEES, new.rows(FEES), 2, second, 0, last=True, position_now=first)])
+        apply(made, stream(history, cuts, after=first, until=second, staged={"orders": 2, "fees": 2}))
         assert not made.entries(), "nothing is posted before the copies are whole"
-        made.apply([promotion(2, second)])
+        apply(made, [promotion(2, second)])
         assert_is(made, new, _unseen(new))
-        made.apply(stream(history, cuts, after=second))
+        apply(made, stream(history, cuts, after=second))
         assert_is(made, history.states[-1], _unseen(history.states[-1]))
 
 
@@ -346,7 +256,7 @@ class Breaking:
 
 def broken_anywhere(store: Callable[[], Any], history: History, breaks: list[int], late: bool, cuts: list[int]) -> None:
     with store() as smooth, store() as broken:
-        smooth.apply(stream(history))
+        apply(smooth, stream(history))
         broken.sink, sink = Breaking(broken.sink, breaks, late), broken.sink
         reached = broken.reopen()
         for _ in range(len(breaks) + 1):
@@ -374,8 +284,8 @@ def retried(store: Callable[[], Any], history: History) -> None:
     corrected = Accountant([*mended, *RULES[2:]], BOOKS)
     try:
         with store() as made:
-            made.apply([*snapshot(history.states[0], 1, 0, 1), *stream(history)])
-            journal, before, opened = made.journal(), made.live(), _open(made)
+            apply(made, [*snapshot(history.states[0], 1, 0, 1), *stream(history)])
+            journal, before, opened = made.journal(), live(made), _open(made)
             faulty, rows = {(item[0], item[2]) for item in opened}, [item[1:3] for item in opened]
             assert faulty == history.states[-1].faulty
             made.pipeline.retry(SOURCE, rows)
@@ -389,7 +299,7 @@ def retried(store: Callable[[], Any], history: History) -> None:
                 made.pipeline.retry(SOURCE, rows)
                 assert not _open(made)
                 assert_sound(made.entries(), made.lines())
-                assert not {at[1:] for at in made.live()} & faulty, "the corrected rules want nothing of these rows"
+                assert not {at[1:] for at in live(made)} & faulty, "the corrected rules want nothing of these rows"
                 assert len(made.entries()) - len(journal) == len(unwanted)
     finally:
         corrected.close()
@@ -449,10 +359,10 @@ def test_a_new_snapshot_ends_the_entries_of_rows_that_are_gone_also_of_rules_tha
     without_rules = Accountant((), BOOKS)
     try:
         with store() as made:
-            made.apply(snapshot(history.states[1], 1, 1, 10))
+            apply(made, snapshot(history.states[1], 1, 1, 10))
             made.reopen(without_rules)
-            made.apply(snapshot(history.states[2], 2, 2, 1))
-            assert {at[2] for at in made.live()} == {order_key((1, "kept")), '{"kind": "b", "amount": 1.00, "#": 1}'}
+            apply(made, snapshot(history.states[2], 2, 2, 1))
+            assert {at[2] for at in live(made)} == {order_key((1, "kept")), '{"kind": "b", "amount": 1.00, "#": 1}'}
             assert_is(made, history.states[2])
     finally:
         without_rules.close()

@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-import itertools
 import json
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import closing
 from decimal import Decimal
-from pathlib import Path
 from typing import Any, NamedTuple
 
 import pytest
@@ -17,13 +15,9 @@ from hypothesis import strategies as st
 
 from cdc.accounting.accountant import Accountant
 from cdc.config import RuleConfig
-from cdc.types import MicroBatch, TableChanges, TableSchema
-from checkpoints.file import FileCheckpoints
-from checkpoints.instore import InStore
-from sinks.duckdb import DuckDBSink
-from sinks.memory import MemorySink
-from tests.changes import Change, Row, book, changes, table, transactions
-from tests.property.test_laws import Store
+from tests.changes import Row, book, table
+from tests.property.stores import Store
+from tests.property.streams import CRASHES, CUTS, Tables, Transaction, delete, histories, put, stream
 
 ORDERS = table("orders", ["no"], no="BIGINT", buyer="BIGINT", code="VARCHAR", total="DECIMAL(12,2)", payers="JSON")
 BUYERS = table("buyers", ["id"], id="BIGINT", code="VARCHAR", region="VARCHAR")
@@ -70,9 +64,6 @@ RULES = [
     ),
 ]
 
-Tables = dict[str, dict[Any, Row]]
-Logged = tuple[str, Change]
-
 
 class Wanted(NamedTuple):
     """Of an entry: its summary, the accounts that are debited, how much."""
@@ -111,25 +102,18 @@ def paid(order: Row, tables: Tables) -> Wanted | str | None:
     return Wanted(None, " ".join(accounts), order["total"]) if accounts else None
 
 
-def expected(logs: Sequence[Sequence[Logged]]) -> tuple[Counter[tuple[Any, ...]], set[tuple[str, int, str]]]:
+def expected(history: Sequence[Transaction]) -> tuple[Counter[tuple[Any, ...]], set[tuple[str, int, str]]]:
     """What is posted, without order; and what lies in quarantine in the end: rule, order and detail."""
-    tables: Tables = {name: {} for name in SCHEMAS}
     stands: dict[tuple[str, int], Wanted] = {}
     posted: Counter[tuple[Any, ...]] = Counter()
     faulty: dict[tuple[str, int], str] = {}
-    for log in logs:
-        for name, change in log:
-            key = change.values[SCHEMAS[name].key[0]]
-            if change.op == "d":
-                del tables[name][key]
-            else:
-                tables[name][key] = change.values
-        for name, change in log:
+    for transaction in history:
+        for name, change in transaction.changes:
             if name != "orders":
                 continue
             for rule in ("sale", "coded", "paid"):
                 at = (rule, change.values["no"])
-                want = wanted(rule, change.values, tables) if change.op != "d" else None
+                want = wanted(rule, change.values, transaction.tables) if change.op != "d" else None
                 if isinstance(want, str):
                     faulty[at] = want
                     continue
@@ -150,9 +134,9 @@ def payers(ids: Sequence[int]) -> str:
 
 
 _IDS, _CODES = st.integers(1, 3), st.sampled_from([None, "a", "b"])
-_STEP = st.one_of(
-    st.tuples(
-        st.just("orders"),
+_STEPS = st.one_of(
+    put(
+        "orders",
         st.fixed_dictionaries(
             {
                 "no": _IDS,
@@ -163,55 +147,10 @@ _STEP = st.one_of(
             }
         ),
     ),
-    st.tuples(
-        st.just("buyers"),
-        st.fixed_dictionaries({"id": _IDS, "code": _CODES, "region": st.sampled_from([None, "east", "west", "none"])}),
-    ),
-    st.tuples(
-        st.just("regions"),
-        st.fixed_dictionaries({"name": st.sampled_from(["east", "west"]), "account": st.sampled_from(["1001", "1002"])}),
-    ),
-    st.tuples(st.just("delete"), st.tuples(st.sampled_from(list(SCHEMAS)), st.integers(0, 5))),
+    put("buyers", st.fixed_dictionaries({"id": _IDS, "code": _CODES, "region": st.sampled_from([None, "east", "west", "none"])})),
+    put("regions", st.fixed_dictionaries({"name": st.sampled_from(["east", "west"]), "account": st.sampled_from(["1001", "1002"])})),
+    delete(*SCHEMAS),
 )
-
-
-@st.composite
-def histories(draw: st.DrawFn) -> list[list[Logged]]:
-    """Transactions, each the changes that it made."""
-    logs, tables = [], {name: dict[Any, Row]() for name in SCHEMAS}
-    for steps in draw(st.lists(st.lists(_STEP, min_size=1, max_size=8), min_size=1, max_size=6)):
-        log: list[Logged] = []
-        for name, given_row in steps:
-            if name == "delete":
-                name, pick = given_row
-                if not tables[name]:
-                    continue
-                key = sorted(tables[name])[pick % len(tables[name])]
-                log.append((name, Change("d", tables[name].pop(key))))
-            else:
-                key = given_row[SCHEMAS[name].key[0]]
-                log.append((name, Change("u" if key in tables[name] else "c", given_row)))
-                tables[name][key] = given_row
-        if log:
-            logs.append(log)
-    return logs
-
-
-def batches(logs: Sequence[Sequence[Logged]], cuts: Sequence[int], schemas: Mapping[str, TableSchema]) -> Iterator[MicroBatch]:
-    """The changes in batches, cut anywhere: within a transaction into parts."""
-    flat = [(n, ordinal, name, change) for n, log in enumerate(logs) for ordinal, (name, change) in enumerate(log)]
-    edges = sorted({0, len(flat), *(cut % (len(flat) + 1) for cut in cuts)})
-    for start, end in itertools.pairwise(edges):
-        part = flat[start:end]
-        whole = end == len(flat) or flat[end][0] != part[-1][0]
-        first, last = part[0][0], part[-1][0]
-        tables = []
-        for name, schema in schemas.items():
-            rows = [(n - first, ordinal, change) for n, ordinal, at, change in part if at == name]
-            if rows:
-                tables.append(TableChanges(schema, changes(schema, rows)))
-        listed = transactions(last - first + 1, first + 1)
-        yield MicroBatch("shop", "here", listed, tuple(tables), f"{last + 1 if whole else last:08}", whole)
 
 
 @pytest.fixture(scope="module")
@@ -221,20 +160,6 @@ def accountant() -> Iterator[Accountant]:
         yield made
 
 
-@pytest.fixture(scope="module", params=["memory", "duckdb"])
-def store(request: pytest.FixtureRequest, accountant: Accountant, tmp_path_factory: pytest.TempPathFactory) -> Callable[[], Store]:
-    numbers, folder = itertools.count(), tmp_path_factory.mktemp("stores")
-
-    def new() -> Store:
-        path = folder / str(next(numbers))
-        in_memory = request.param == "memory"
-        sink: Any = MemorySink() if in_memory else DuckDBSink(f"{path}.duckdb", 64 << 20)
-        sink.prepare([])
-        return Store(sink, FileCheckpoints(Path(f"{path}.json")) if in_memory else InStore(), accountant)
-
-    return new
-
-
 def posted(store: Store) -> Counter[tuple[Any, ...]]:
     lines: dict[str, list[dict[str, Any]]] = {}
     for line in sorted(store.lines(), key=lambda line: int(line["line_no"])):
@@ -242,30 +167,19 @@ def posted(store: Store) -> Counter[tuple[Any, ...]]:
             lines.setdefault(line["entry_id"], []).append(line)
     found: Counter[tuple[Any, ...]] = Counter()
     for entry in store.entries():
-        debited, number = lines[entry["entry_id"]], int(entry["row_key"].removeprefix('{"no": ').removesuffix("}"))
+        debited, number = lines[entry["entry_id"]], json.loads(entry["row_key"])["no"]
         accounts, total = " ".join(line["account"] for line in debited), abs(sum(line["debit"] for line in debited))
         found[(entry["kind"], entry["rule"], number, entry["summary"], accounts, total)] += 1
     return found
 
 
-@given(logs=histories(), cuts=st.lists(st.integers(0, 60), max_size=8), crash=st.integers(0, 8))
+@given(history=histories(SCHEMAS, _STEPS), cuts=CUTS, crash=CRASHES)
 @settings(max_examples=200)
-def test_lookups_are_as_of_the_transaction(store: Callable[[], Store], logs: list[list[Logged]], cuts: list[int], crash: int) -> None:
-    wanted_posts, faulty = expected(logs)
-    made = store()
-    try:
-        parts = list(batches(logs, cuts, SCHEMAS))
-        for number, batch in enumerate(parts):
-            if number == crash:  # what was not committed comes again
-                made.reopen()
-                begun = next(i for i in range(number, -1, -1) if i == 0 or parts[i - 1].whole)
-                for again in parts[begun:number]:
-                    made.pipeline.apply([again])
-            made.pipeline.apply([batch])
+def test_lookups_are_as_of_the_transaction(store: Callable[[], Any], history: list[Transaction], cuts: list[int], crash: int) -> None:
+    wanted_posts, faulty = expected(history)
+    with store() as made:
+        made.apply(stream(SCHEMAS, history, cuts), crash)
         assert posted(made) == wanted_posts
-        open_items = {(i["rule"], int(i["row_key"][7:-1]), i["detail"]) for i in made.quarantine() if i["status"] == "open"}
+        open_items = {(item["rule"], json.loads(item["row_key"])["no"], item["detail"]) for item in made.open_items()}
         assert open_items >= faulty
         assert {item[:2] for item in open_items} == {item[:2] for item in faulty}
-    finally:
-        made.pipeline.forget()
-        made.sink.close()

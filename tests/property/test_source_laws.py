@@ -8,7 +8,6 @@ import time
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
-from dataclasses import replace
 from decimal import Decimal
 from pathlib import Path
 from typing import Any
@@ -24,15 +23,13 @@ from cdc.errors import SourceUnavailable
 from cdc.protocols import Source
 from cdc.sources.mysql import snapshot
 from cdc.types import MicroBatch
-from checkpoints.file import FileCheckpoints
-from checkpoints.instore import InStore
-from sinks.duckdb import DuckDBSink
-from sinks.memory import MemorySink
 from tests.property.conftest import Databases
-from tests.property.histories import BOOKS, FEES, ORDERS, RULES, SOURCE, order_key
+from tests.property.histories import BOOKS, FEES, ORDERS, RULES, order_key
 from tests.property.source_histories import MARKS, Entry, History, Moment, Move, Tables, acts
 from tests.property.source_writer import COLUMNS, Writer
-from tests.property.test_laws import Store, assert_sound
+from tests.property.stores import Store, fresh_store
+from tests.property.streams import SOURCE
+from tests.property.test_laws import assert_sound, live
 from tests.servers.postgres import Database
 
 PATIENCE_SECONDS = 60
@@ -116,12 +113,7 @@ class Follower:
 
     def want(self, tables: Iterable[str]) -> None:
         """Have tables copied anew."""
-        store = self.store
-        transaction = store.sink.begin()
-        for table in sorted(tables):
-            known = store.checkpoints.load(transaction, SOURCE).snapshots[table]
-            store.checkpoints.record(transaction, SOURCE, replace(known, state="wanted", progress="", rows_done=0))
-        transaction.commit()
+        self.store.pipeline.want_snapshot(SOURCE, sorted(tables))
         self.copied = False
 
     def _look(self) -> None:
@@ -167,7 +159,7 @@ class Follower:
     def _check_books(self, history: History, moment: Moment) -> None:
         if self._from_start:
             assert Counter(self.journal()) == Counter(history.books.journal[: moment.entries])
-        open_items = {(item["rule"], item["row_key"]) for item in self.store.quarantine() if item["status"] == "open"}
+        open_items = {(item["rule"], item["row_key"]) for item in self.store.open_items()}
         assert open_items >= moment.faulty
         # Those of rows that went while their table was copied anew stay open: no change told of their end.
         gone = open_items - moment.faulty
@@ -175,7 +167,7 @@ class Follower:
         standing = {(entry.rule, entry.row_key): entry for entry in self._standing()}
         sound = {at: entry for at, entry in moment.stands.items() if at not in moment.faulty}
         assert {at: entry for at, entry in standing.items() if at not in moment.faulty} == sound
-        assert {at[1:] for at in self.store.live()} == standing.keys()
+        assert {at[1:] for at in live(self.store)} == standing.keys()
 
     def _standing(self) -> Iterator[Entry]:
         """The posts that nothing has reversed."""
@@ -212,12 +204,7 @@ class Stage:
             raise
 
     def follower(self, from_start: bool, **options: Any) -> Follower:
-        number = next(_NUMBERS)
-        path = self._folder / str(number)
-        sink: Any = DuckDBSink(f"{path}.duckdb", 64 << 20) if self._durable else MemorySink()
-        self._left.callback(sink.close)
-        sink.prepare([])
-        store = Store(sink, InStore() if self._durable else FileCheckpoints(Path(f"{path}.json")), self._accountant)
+        store = self._left.enter_context(fresh_store(self._folder, self._accountant, durable=self._durable))
         made = Follower(store, self.writer, from_start, **options)
         self._left.callback(made.close)
         return made
@@ -226,7 +213,6 @@ class Stage:
         self._left.close()
 
 
-_NUMBERS = itertools.count()
 Stages = Callable[[], Any]
 
 

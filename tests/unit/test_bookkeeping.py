@@ -12,8 +12,10 @@ import pytest
 from click.testing import CliRunner
 
 from cdc import build
+from cdc.accounting.accountant import Accountant
 from cdc.cli import main
 from cdc.config import load
+from cdc.errors import StoreError
 from cdc.types import MicroBatch, SnapshotProgress, TableChanges
 from checkpoints.instore import InStore
 from tests.changes import Change, changes, table, transactions
@@ -180,6 +182,21 @@ def test_imported_rates_post_what_waited_and_repost_what_changes(config: Path, t
     ):
         file.write_text(head + text, "utf-8")
         assert f"line {line}" in run(config, "rates", "import", str(file), code=2)
+
+
+def test_what_could_not_be_retried_stays_in_quarantine(config: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def fails(*_: object) -> None:
+        raise StoreError("store.failed", path="books.duckdb", detail="no room")
+
+    def statuses() -> set[Any]:
+        return {item["status"] for item in rows(config, "query", "SELECT status FROM ledger.quarantine")}
+
+    apply(config, 2, ("c", order(4, "2026-01-06", "1.00", "USD")))
+    assert statuses() == {"open"}, "dollars without a rate"
+    with monkeypatch.context() as patched:
+        patched.setattr(Accountant, "account", fails)
+        run(config, "quarantine", "retry", "--all", code=1)
+    assert statuses() == {"open"}
 
 
 def test_balances_are_revalued_and_corrected(config: Path, tmp_path: Path) -> None:

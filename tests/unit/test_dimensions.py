@@ -11,10 +11,10 @@ import pytest
 
 from cdc import build
 from cdc.accounting.accountant import Accountant
+from cdc.accounting.books import Book
 from cdc.accounting.charts import codes_by_name, load_chart
 from cdc.accounting.derivations import Derivation
 from cdc.accounting.dimensions import inferred
-from cdc.accounting.rules import Book
 from cdc.accounting.sql import memory_database
 from cdc.config import RuleConfig, load
 from cdc.errors import ConfigError
@@ -23,6 +23,7 @@ from tests.changes import Change, book, one_batch, table, transactions
 
 ORDERS = table("orders", ["id"], id="BIGINT", total="DECIMAL(12,2)", region="VARCHAR", paid="DATE", Class="VARCHAR")
 INFER = {"dimension": "budget", "csv": "budget.csv"}
+REVALUED = {"accounts": ["10"], "gain": "5603", "loss": "5603"}
 
 
 @pytest.fixture(autouse=True)
@@ -88,6 +89,9 @@ def test_the_config_takes_the_place_of_the_chart(tmp_path: Path) -> None:
     ("config", "key", "fault"),
     [
         ({"accounts": {"9999": {"dims": ["customer"]}}}, "accounts.9999", "account '9999' is not in the chart 'small-business-2013'"),
+        ({"prior_year": "3104"}, "prior_year", "account '3104' is not in the chart"),
+        ({"revaluation": {**REVALUED, "loss": "560"}}, "revaluation.loss", "account '560' is not in the chart"),
+        ({"revaluation": {**REVALUED, "accounts": ["10", "9"]}}, "revaluation.accounts.1", "account '9' is not in the chart"),
         ({"infer": [{**INFER}]}, "infer.0", "no account requires the dimension 'budget'; name those it is inferred for"),
         ({"infer": [{**INFER, "accounts": ["10", "9"]}]}, "infer.0", "no account of the chart begins with '9'"),
         ({"infer": [{**INFER, "accounts": ["10"], "dimension": "budgte"}]}, "infer.0", "'budget.csv' has no column 'budgte'"),

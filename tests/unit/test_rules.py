@@ -13,7 +13,7 @@ import pytest
 
 from cdc.accounting.accountant import Accountant
 from cdc.accounting.charts import load_chart
-from cdc.accounting.rules import check_names
+from cdc.accounting.keys import check_names
 from cdc.config import Config, RuleConfig, load
 from cdc.errors import ConfigError, SchemaUnknown
 from cdc.types import LIVE, Postings, TableSchema
