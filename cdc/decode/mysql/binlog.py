@@ -153,11 +153,13 @@ class Decoder:
         try:
             while index < len(events):
                 if self._doing is None:
-                    self._doing = self._event(events[index])
+                    self._doing = iter(self._event(events[index]))
                 for _ in self._doing:
                     return index
                 self._doing = None
                 index += 1
+                if self._transaction is None:
+                    self.position = Place(self.position.file, self._offset)
                 if self.pending_bytes >= enough and not self.in_transaction:
                     break
         except (Malformed, UnicodeDecodeError) as fault:
@@ -184,13 +186,11 @@ class Decoder:
 
     # One event.
 
-    def _event(self, event: bytes) -> Iterator[None]:
+    def _event(self, event: bytes) -> Stops:
         header = ev.read_header(event)
         end = self._checked(event, header)
         self._locate(header)
-        yield from self._handle(header, Reader(event, HEADER, end))
-        if self._transaction is None:
-            self.position = Place(self.position.file, self._offset)
+        return self._handle(header, Reader(event, HEADER, end))
 
     def _checked(self, event: bytes, header: Header) -> int:
         """Where the event's content ends; before a checksum, which must be right."""
@@ -228,9 +228,10 @@ class Decoder:
     def _handle(self, header: Header, reader: Reader) -> Stops:
         handler = self._handlers.get(header.kind)
         if handler is not None:
-            yield from handler(header, reader)
-        elif header.kind not in _IDLE and not header.flags & IGNORABLE:
+            return handler(header, reader)
+        if header.kind not in _IDLE and not header.flags & IGNORABLE:
             raise SourceError("binlog.unknown", kind=header.kind, place=place_text(self.file, self._start))
+        return ()
 
     def _heartbeat(self, header: Header, reader: Reader) -> Stops:
         """Where the server reads. It may be within a transaction that is left out: this moves nothing, but tells how far offsets are."""

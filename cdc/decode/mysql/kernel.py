@@ -393,7 +393,7 @@ class Values:
     @property
     def null_count(self) -> int:
         """How many are NULL."""
-        nulls = 0
+        nulls: cython.longlong = 0
         for row in range(self._count):
             nulls += self._sizes[row] < 0
         return nulls

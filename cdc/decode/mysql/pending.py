@@ -6,7 +6,6 @@ import zlib
 from array import array
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
-from itertools import repeat
 from typing import TYPE_CHECKING
 
 import pyarrow as pa
@@ -159,7 +158,8 @@ class Captured:
         self._gathered: Gathered | None = None
         self._texts = Texts()  # by rows gathered
         self._ops = bytearray()  # as gathered
-        self._txns, self._ordinals = array("i"), array("q")
+        self._txns = array("i")
+        self._ahead = array("q")  # how far the ordinal of a row is ahead of its number here
         self._absents: list[tuple[int, ...] | None] = [None]
         self._absent = array("i")  # which of these is of a row, up to the last that has one
         self.announced = False
@@ -193,22 +193,25 @@ class Captured:
         self._note(TRUNCATE.encode(), txn, ordinal)
 
     def _note(self, ops: bytes, txn: int, ordinal: int) -> None:
+        self._txns += array("i", [txn]) * len(ops)
+        self._ahead += array("q", [ordinal - self.rows]) * len(ops)
         self._ops += ops
-        self._txns.extend(repeat(txn, len(ops)))
-        self._ordinals.extend(range(ordinal, ordinal + len(ops)))
 
     def _note_absent(self, changes: Changes) -> None:
         if changes.absent not in self._absents:
             self._absents.append(changes.absent)
         number = self._absents.index(changes.absent)
-        self._absent.extend(repeat(0, self.rows - len(self._absent)))
+        self._fill_absent()
         deleted = DELETE in changes.ops
-        self._absent.extend([number * (op != DELETE) for op in changes.ops] if deleted else repeat(number, len(changes.ops)))
+        self._absent += array("i", [number * (op != DELETE) for op in changes.ops]) if deleted else array("i", [number]) * len(changes.ops)
+
+    def _fill_absent(self) -> None:
+        self._absent += array("i", [0]) * (self.rows - len(self._absent))
 
     def cut(self, txn: int, ordinal: int) -> None:
         """Forget the changes of a transaction from an ordinal on: they were rolled back."""
         kept = self.rows
-        while kept and self._txns[kept - 1] == txn and self._ordinals[kept - 1] >= ordinal:
+        while kept and self._txns[kept - 1] == txn and self._ahead[kept - 1] + kept - 1 >= ordinal:
             kept -= 1
         packed = self.rows - (self._gathered.rows if self._gathered else 0)
         if self._gathered:
@@ -217,7 +220,7 @@ class Captured:
             arrays = (pa.chunked_array(chunks, column.type) for chunks, column in zip(self._chunks, self.schema.columns, strict=True))
             self._chunks = [list(whole.slice(0, kept).chunks) for whole in arrays]
         self._texts = Texts({(index, row): text for (index, row), text in self._texts.items() if row < kept - packed})
-        del self._ops[kept:], self._txns[kept:], self._ordinals[kept:], self._absent[kept:]
+        del self._ops[kept:], self._txns[kept:], self._ahead[kept:], self._absent[kept:]
 
     def pack(self, least: int = PACKED_AT) -> None:
         """Turn the values into Arrow and let go of them, once they are of `least` bytes. Raises Malformed and ValueUnfit."""
@@ -248,23 +251,23 @@ class Captured:
         columns = {
             column.name: pa.chunked_array(chunks, column.type) for column, chunks in zip(self.schema.columns, self._chunks, strict=True)
         }
-        places = {OP: self._op_column(), TXN: _whole(pa.int32(), self._txns), ORDINAL: _whole(pa.int64(), self._ordinals)}
+        ordinals = pc.add(_whole(pa.int64(), self._ahead), pa.arange(0, self.rows))
+        places = {OP: self._op_column(), TXN: _whole(pa.int32(), self._txns), ORDINAL: ordinals}
         return TableChanges(self.schema, pa.table(places | columns | self._old_keys(columns) | self._absent_column()))
 
     def _old_keys(self, columns: Mapping[str, pa.ChunkedArray]) -> dict[str, pa.ChunkedArray]:
         """The keys that updates changed: those of the rows before them, which are deleted. None at all if no update did."""
         if not self.schema.key or MOVED not in self._ops:
             return {}
-        before = _whole(pa.int64(), array("q", range(-1, self.rows - 1)))
         moved = pc.equal(pa.Array.from_buffers(pa.uint8(), self.rows, [None, pa.py_buffer(self._ops)]), pa.scalar(MOVED, pa.uint8()))
-        rows = pc.if_else(moved, before, pa.scalar(None, pa.int64()))
+        rows = pc.if_else(moved, pa.arange(-1, self.rows - 1), pa.scalar(None, pa.int64()))
         return {OLD + name: columns[name].take(rows) for name in self.schema.key}
 
     def _absent_column(self) -> dict[str, pa.Array]:
         """Which columns rows did not log. None at all if all did."""
         if not any(self._absent):
             return {}
-        self._absent.extend(repeat(0, self.rows - len(self._absent)))
+        self._fill_absent()
         return {ABSENT: pa.array(self._absents, pa.list_(pa.int16())).take(_whole(pa.int32(), self._absent))}
 
     def _check_key(self) -> None:
@@ -275,8 +278,8 @@ class Captured:
                 raise SchemaUnknown("binlog.identity", table=self.schema.table, column=column.name)
 
     def _op_column(self) -> pa.Array:
-        ends = array("i", range(self.rows + 1))
-        return pa.StringArray.from_buffers(self.rows, pa.py_buffer(ends), pa.py_buffer(self._ops.translate(_OPS)))
+        (_, ends) = pa.arange(0, self.rows + 1).cast(pa.int32()).buffers()
+        return pa.StringArray.from_buffers(self.rows, ends, pa.py_buffer(self._ops.translate(_OPS)))
 
 
 def _decompressed(value: bytes) -> bytes:
