@@ -7,10 +7,12 @@ from collections.abc import Sequence
 
 import pytest
 
+from cdc.decode.kernels import kernel
 from cdc.decode.mysql.binlog import Decoder
 from cdc.decode.mysql.captured import Resolved
 from cdc.decode.mysql.events import Reader
 from cdc.decode.mysql.fields import make_field
+from cdc.decode.mysql.images import values_of
 from cdc.decode.mysql.table_map import read_table_map
 from cdc.decode.mysql.types import MyType
 from cdc.decode.mysql.wire import Malformed, Statement, TableMap, WireColumn
@@ -221,6 +223,18 @@ def test_compressed_values_of_mariadb() -> None:
     assert notes == ["yab" * 200, "short", "", None, "yab" * 200]
     log = mariadb_log(described, (MARIADB_WRITE, rows_body(ORDERS, [(1, b"\x8a\x02\x59" + content, 1)], extra=False)))
     assert fault(log, decoder(mariadb=True)).code == "binlog.malformed"
+
+
+def test_values_beyond_the_offsets_of_arrow_are_refused() -> None:
+    with pytest.raises(Malformed, match="too large"):
+        values_of([bytes(1 << 20)] * 2048)
+
+
+def test_rows_without_columns_are_refused() -> None:
+    module = kernel("mysql").module
+    nothing_carried = module.Image([], [])
+    with pytest.raises(ValueError, match="no columns"):
+        module.Gathered(1, [0], True).add(ord("c"), b"xy", 0, 2, nothing_carried, nothing_carried)
 
 
 def test_compressed_events_of_mariadb() -> None:

@@ -279,6 +279,8 @@ class Gathered:
         update: cython.bint = op == UPDATE
         if not 0 <= place <= end <= len(data) or max(before._slots_end, after._slots_end) > self._slots:
             raise IndexError(place)
+        if not before._count + after._count:
+            raise ValueError("how many rows have no columns is not told")
         if at + end - place > _SIZE_MAX:
             raise Malformed("it is too large")
         self._hold(data, place, end)
@@ -416,9 +418,11 @@ def _values(held: bytearray, store: bytearray, starts: cython.longlong, sizes: c
 
 
 def values_of(values: Sequence[bytes | None]) -> Values:
-    """Values that stand in no row image, as if they did."""
+    """Values that stand in no row image, as if they did. Raises Malformed if they are too large."""
     sizes = [_NULL if value is None else len(value) for value in values]
-    starts = accumulate([max(0, size) for size in sizes], initial=0)
+    starts = list(accumulate([max(0, size) for size in sizes], initial=0))
+    if starts[-1] > _SIZE_MAX:
+        raise Malformed("it is too large")
     store = bytearray(array("i", [*starts, *sizes]))
     return _values(bytearray(b"".join([value or b"" for value in values])), store, 0, len(sizes) + 1, len(sizes))
 
