@@ -1,96 +1,77 @@
-"""Frames held in memory decoded into Arrow columns, by the compiled kernel and by its source; beside merely receiving them."""
+"""What was received decoded into Arrow columns, out of memory, by the compiled kernel and by its source.
+
+Beside it: for PostgreSQL, psycopg receiving the same frames; for MySQL, python-mysql-replication on the same rows events, each row of
+which it turns into a dict.
+"""
 
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Sequence
+from pathlib import Path
 
-from cdc.config import SourceConfig
-from cdc.decode.postgres.pgoutput import Decoder
-from cdc.sources.postgres.catalog import Catalog
-from cdc.sources.postgres.connection import connect
-from cdc.sources.postgres.replication import Stream
-from cdc.sources.tail import GATHER_BYTES
-from tests.benchmarks.figures import Figure, progress
+from cdc.decode.kernels import Form
+from tests.benchmarks.figures import Figure, Goal, progress
+from tests.benchmarks.orders import Written
 from tests.benchmarks.programs import Failed
+from tests.benchmarks.shop_mysql import MysqlLog, MysqlShop, one_transaction
+from tests.benchmarks.shop_postgres import PostgresLog, PostgresShop
 from tests.kernels import FORMS, demanded
-from tests.servers.postgres import Database
 
-NAME, BESIDE = "decode", "psycopg, receiving them"
-TRANSACTION_ROWS = 100
+NAME = "decode"
+GOAL = Goal(50, times=True)
+BATCH_BYTES = 32 << 20
 SECONDS = 2.0
-_TABLE = """CREATE TABLE orders (
-    id bigint PRIMARY KEY, order_no text NOT NULL, customer_id int NOT NULL, store text NOT NULL, status varchar(20) NOT NULL,
-    total numeric(18,2) NOT NULL, tax numeric(18,2) NOT NULL, paid_on date, updated_at timestamptz NOT NULL, open boolean NOT NULL)"""
-_WRITTEN = """DO $$ BEGIN FOR begun IN 0 .. {rows} - 1 BY {step} LOOP
-    INSERT INTO orders SELECT i, '单-' || i, 1 + i * 7 % 5000, '门店 ' || i % 40, 'paid', (10000 + i * 37 % 900000) / 100.0,
-        round((10000 + i * 37 % 900000) * 0.13 / 100, 2), '2026-01-01'::date + i % 300, clock_timestamp(), i % 3 = 0
-        FROM generate_series(begun + 1, least(begun + {step}, {rows})) i;
-    COMMIT;
-END LOOP; END $$"""
 
 
-def measure_postgres(database: Database, rows: int) -> list[Figure]:
-    """Write `rows` rows of ten columns in transactions of a hundred, receive them, and decode what was received. Raises Failed."""
-    progress(f"decode: writing {rows:,} rows")
-    database.connection.execute(_TABLE)
-    database.connection.execute("CREATE PUBLICATION decoded FOR TABLE orders")
-    database.connection.execute(f"SELECT pg_create_logical_replication_slot('{database.name}', 'pgoutput')".encode())
-    database.connection.execute(_WRITTEN.format(rows=rows, step=TRANSACTION_ROWS).encode())
-    source = SourceConfig(url=database.url, tables=["orders"])
-    progress("decode: receiving them")
-    frames: list[bytes] = []
-    received_s = _receive(source, database.name, rows, lambda block: None)
-    _receive(source, database.name, rows, frames.extend)
-    catalog = Catalog("shop", {})
-    with connect("shop", source) as side:
-        schema = catalog.schema(side, catalog.tables(side, ["orders"])["orders"])
-    figures = [Figure(NAME, "rows of pgoutput received", "rows/s", rows / received_s)]
-    for form in FORMS:
-        progress(f"decode: {form} kernel")
-        with demanded("postgres", form):
-            decoded = _rate(frames, rows, lambda: Decoder(lambda relation: schema))
-        figures.append(Figure(NAME, f"rows of pgoutput decoded, {form} kernel", "rows/s", decoded, rows / received_s, BESIDE))
-    return figures
+def measure_postgres(shop: PostgresShop, folder: Path, rows: int) -> list[Figure]:
+    """Rows of pgoutput a second. Raises Failed."""
+    with shop.log() as log:
+        progress(f"decode: {rows:,} rows of pgoutput")
+        shop.write(Written(rows, 0))
+        frames = log.frames(rows)
+        received = rows / log.received_s(rows)
+        return [
+            Figure(NAME, f"rows of pgoutput, {form} kernel", "rows/s", _rate(log, frames, rows, form), received, log.merely)
+            for form in FORMS
+        ]
 
 
-def _receive(source: SourceConfig, name: str, rows: int, take: Callable[[list[bytes]], object]) -> float:
-    """Seconds from the first message to the last; the messages are handed on in blocks."""
-    stream = Stream("shop", source, name, "decoded", 0)
-    try:
-        block: list[bytes] = []
-        stream.receive(block, 1, 10.0)
-        begun, missing = time.perf_counter(), rows
-        while missing > 0:
-            stream.receive(block, GATHER_BYTES, 1.0)
-            missing -= sum(frame.startswith(b"I") for frame in block)
-            take(block)
-            block.clear()
-        return time.perf_counter() - begun
-    finally:
-        stream.close()
+def measure_mysql(shop: MysqlShop, folder: Path, rows: int) -> list[Figure]:
+    """Rows of rows events a second; and of these in their transactions. Raises Failed."""
+    with shop.log() as log:
+        progress(f"decode: {rows:,} rows of a binlog")
+        shop.write(Written(rows, 0))
+        events = log.frames(rows)
+        alone = one_transaction(events)
+        theirs = rows / log.theirs_s(rows, folder, alone)
+        ours = {form: _rate(log, alone, rows, form) for form in FORMS}
+        goals = {Form.COMPILED: GOAL}
+        whole = _rate(log, events, rows, Form.COMPILED)
+    return [
+        *(
+            Figure(NAME, f"rows of rows events, {form} kernel", "rows/s", rate, theirs, log.theirs, goals.get(form))
+            for form, rate in ours.items()
+        ),
+        Figure(NAME, "rows of a binlog in transactions of 100, compiled kernel", "rows/s", whole),
+    ]
 
 
-def _rate(frames: list[bytes], rows: int, make: Callable[[], Decoder]) -> float:
-    """Rows decoded in a second, fed and taken as a source does, again and again for a while."""
-    blocks = list(_blocks(frames))
-    decoder, done, begun = make(), 0, time.perf_counter()
-    while time.perf_counter() - begun < SECONDS:
-        found = 0
-        for block in blocks:
-            decoder.feed(block)
-            found += sum(changes.rows.num_rows for changes in decoder.take()[1])
-        if found != rows:
-            raise Failed(f"{found} rows were decoded, not {rows}")
-        done += rows
+def _rate(log: PostgresLog | MysqlLog, frames: Sequence[bytes], rows: int, form: Form) -> float:
+    """Rows decoded in a second, in batches, again and again for a while."""
+    done, begun = 0, time.perf_counter()
+    with demanded(log.source, form):
+        while time.perf_counter() - begun < SECONDS:
+            found = _decoded(log, list(frames))
+            if found != rows:
+                raise Failed(f"{found} rows were decoded, not {rows}")
+            done += found
     return done / (time.perf_counter() - begun)
 
 
-def _blocks(frames: list[bytes]) -> Iterator[list[bytes]]:
-    """Slices of GATHER_BYTES."""
-    start = size = 0
-    for index, frame in enumerate(frames, 1):
-        size += len(frame)
-        if size >= GATHER_BYTES or index == len(frames):
-            yield frames[start:index]
-            start, size = index, 0
+def _decoded(log: PostgresLog | MysqlLog, frames: list[bytes]) -> int:
+    decoder, at, rows = log.decoder(), 0, 0
+    while at < len(frames):
+        at = decoder.feed(frames, at, None, BATCH_BYTES)
+        rows += sum(changes.rows.num_rows for changes in decoder.take()[1])
+    return rows
