@@ -38,19 +38,15 @@ def measure(shop: PostgresShop | MysqlShop, folder: Path, rows: int) -> list[Fig
         batches = _checked(config, written)
         progress("end-to-end: others receive the same")
         received, theirs = rows / log.received_s(rows), rows / log.theirs_s(rows, folder)
-    what, rate, between_s = (
-        f"changes from {shop.title}",
-        rows / (batches["last_at"] - streamed_at),
-        batches["last_at"] - batches["first_at"],
-    )
+    what = f"changes from {shop.title}"
     whole = f"{what}, from the start of the stream to the last batch applied"
+    rate, between_s = rows / (batches["last_at"] - streamed_at), batches["last_at"] - batches["first_at"]
+    later = batches["later_changes"] / between_s if between_s else None
     return [
         Figure(NAME, whole, "rows/s", rate, received, log.merely, GOAL),
         Figure(NAME, whole, "rows/s", rate, theirs, log.theirs),
         Figure(NAME, whole, "rows/s", rate, debezium.rate(rows), debezium.BESIDE, GOAL_DEBEZIUM),
-        Figure(
-            NAME, f"{what}, between the first and the last batch", "rows/s", batches["later_changes"] / between_s if between_s else None
-        ),
+        Figure(NAME, f"{what}, between the first and the last batch", "rows/s", later),
         Figure(NAME, f"{what}, over the whole process", "rows/s", rows / ours.wall_s),
         Figure(NAME, f"{what}: CPU of the process", "s", ours.cpu_s),
         Figure(NAME, f"{what}: CPU of the server meanwhile", "s", ours.server_cpu_s),

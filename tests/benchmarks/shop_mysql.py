@@ -90,6 +90,7 @@ class MysqlShop:
 
     @contextmanager
     def log(self) -> Iterator[MysqlLog]:
+        self.database.execute("FLUSH BINARY LOGS")
         source = SourceConfig(url=self.database.url, tables=[TABLE])
         side = connect("shop", source)
         try:

@@ -30,19 +30,11 @@ def measure(shop: PostgresShop | MysqlShop, folder: Path, rows: int) -> list[Fig
     if (found["mirrored"], found["entries"]) != (rows, rows):
         raise Failed(f"the store has {found}, not {rows} rows and entries")
     progress("snapshot: another client copies it")
-    beside, reference = shop.copied(folder)
-    what = f"rows of {shop.title}"
+    beside, seconds = shop.copied(folder)
+    what, rate, reference = f"rows of {shop.title}", rows / (found["last_at"] - began), rows / seconds
     return [
-        Figure(
-            NAME,
-            f"{what}, from the snapshot's place to promoted",
-            "rows/s",
-            rows / (found["last_at"] - began),
-            rows / reference,
-            beside,
-            GOAL,
-        ),
-        Figure(NAME, f"{what}, over the whole process", "rows/s", rows / ours.wall_s, rows / reference, beside),
+        Figure(NAME, f"{what}, from the snapshot's place to promoted", "rows/s", rate, reference, beside, GOAL),
+        Figure(NAME, f"{what}, over the whole process", "rows/s", rows / ours.wall_s, reference, beside),
         Figure(NAME, f"{what}: CPU of the process", "s", ours.cpu_s),
         Figure(NAME, f"{what}: CPU of the server meanwhile", "s", ours.server_cpu_s),
     ]
