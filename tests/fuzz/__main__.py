@@ -1,4 +1,6 @@
-"""`python -m tests.fuzz binlog [libFuzzer's arguments]`: goes on fuzzing, led by what inputs reach in plain Python. Needs atheris."""
+"""`python -m tests.fuzz binlog`, or pgoutput, with libFuzzer's arguments: goes on fuzzing, led by what inputs reach in plain Python.
+
+Needs atheris."""
 
 from __future__ import annotations
 

@@ -14,7 +14,8 @@ from hypothesis import strategies as st
 from cdc.decode.kernels import kernel
 from cdc.decode.postgres.pgtypes import PgType, convert, map_column
 from tests import kernels
-from tests.unit.test_pgoutput import UNCHANGED, begin, commit, decoder, delete, insert, relation, update
+from tests.messages import UNCHANGED, begin, commit, delete, insert, relation, update
+from tests.unit.test_pgoutput import decoder
 
 INT2, INT4, INT8, OID = (PgType(name) for name in ("int2", "int4", "int8", "oid"))
 
