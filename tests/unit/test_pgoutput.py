@@ -89,9 +89,9 @@ def test_transactions() -> None:
 
 def test_take_inside_a_transaction_goes_on_counting() -> None:
     made = decoder()
-    made.feed([begin(10), relation(), insert(1, 1, 1), insert(2, 1, 1)])
+    made.feed([begin(10), relation(), insert(1, 1, "x" * 100), insert(2, 1, "x" * 100)])
     assert made.pending_rows == 2
-    assert made.pending_bytes == len(insert(1, 1, 1)) * 2
+    assert made.pending_bytes == len(insert(1, 1, "x" * 100)) * 2
     first, _ = made.take()
     assert made.take()[0].num_rows == 0
     made.feed([insert(3, 1, 1), commit(10)])
@@ -349,6 +349,16 @@ def test_text_that_is_not_utf8() -> None:
     made.feed([begin(), relation(), insert(1, 1, "xx").replace(b"xx", b"\xff\xfe"), commit()])
     with pytest.raises(ValueUnfit, match="not valid UTF-8"):
         made.take()
+
+
+def test_blocks_held_for_few_rows_count() -> None:
+    made = decoder()
+    made.feed([begin(), relation(), relation(7, "skipped")])
+    for _ in range(10):
+        made.feed([insert(2, 1, 1), *[insert(1, 1, "x" * 1000, relid=7)] * 100])
+    assert made.pending_bytes > 500_000
+    made.take()
+    assert made.pending_bytes == 0
 
 
 def test_rows_read_in_many_parts_are_the_same(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -38,7 +38,7 @@ def written(make: str, pg_type: PgType, values: list[bytes | None]) -> pa.Array 
     messages.describe(7, rows)
     head = b"I" + (7).to_bytes(4) + b"N" + (1).to_bytes(2)
     frames = [head + (b"n" if value is None else b"t" + len(value).to_bytes(4) + value) for value in values]
-    assert messages.read([begin(), *frames], 0, None, sys.maxsize) == 1 + len(frames)
+    assert messages.read(module.Block([begin(), *frames]), 0, None, sys.maxsize) == 1 + len(frames)
     arrow = map_column("c", pg_type, None).type
     column = getattr(module, make)(*([arrow] if make in ("Number", "Decimal") else []))
     assert rows.read([column]) is None
@@ -214,7 +214,7 @@ def test_many_transactions() -> None:
 
 def test_pending_bytes_are_those_of_the_rows() -> None:
     made = decoder()
-    frame = update([2, 1, "x"], [1, None, None])
+    frame = update([2, 1, "x" * 100], [1, None, None])
     made.feed([begin(), relation(), frame])
     assert made.pending_rows == 2
     assert made.pending_bytes == len(frame) + 5  # each of the two has a head of its own
