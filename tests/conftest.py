@@ -24,7 +24,7 @@ from tests.servers.postgres import Database, RunningPostgres, fresh_database, ru
 from tests.servers.postgres_binaries import DEFAULT_VERSION, VERSIONS
 
 engine.MAX_SHRINKING_SECONDS = 60  # for each way in which a property fails
-PROPERTY_SECONDS = float(os.environ.get("LEDGERTAIL_TEST_PROPERTY_SECONDS", "5"))
+PROPERTY_SECONDS = float(os.environ.get("LEDGERTAIL_TEST_PROPERTY_SECONDS", "3"))
 
 # Random examples each run; a failure prints the blob that repeats it.
 # Explaining one takes as long as it likes.

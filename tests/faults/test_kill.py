@@ -19,7 +19,7 @@ from tests.faults.shop import CONFIG, Load, create
 from tests.servers.own_server import poll
 from tests.servers.postgres import Database
 
-KILLS = int(os.environ.get("LEDGERTAIL_TEST_KILLS", "36"))  # on PostgreSQL; a third on each of the others
+KILLS = int(os.environ.get("LEDGERTAIL_TEST_KILLS", "24"))  # on PostgreSQL; a third on each of the others
 ORDERS = 40_000
 
 

@@ -8,7 +8,7 @@ from typing import Any
 
 import pymysql
 import pytest
-from hypothesis import HealthCheck, given, settings
+from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
 from cdc.decode.mysql.binlog import Decoder
@@ -539,6 +539,7 @@ STATEMENTS = (
 
 @settings(suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow], max_examples=1000)
 @given(st.booleans(), st.lists(STATEMENTS, min_size=1, max_size=4))
+@example(False, ["CONVERT TO CHARACTER SET utf8mb4, MODIFY b TEXT", "CONVERT TO CHARACTER SET gbk, CHANGE i j BLOB"])
 def test_any_sequence_of_alterations(database: MyDatabase, strict: bool, statements: list[str]) -> None:
     database.execute("SET SESSION sql_mode = %s", ["STRICT_TRANS_TABLES" if strict else ""])
     followed = Followed(database)

@@ -404,7 +404,9 @@ def test_a_copy_nobody_reads_on_is_in_nobodys_way(any_mysql_database: MyDatabase
     """The store has no room for more while somebody alters the table and others write it."""
     database = any_mysql_database
     make_orders(database)
+    next_second(database)
     monkeypatch.setattr(snapshot, "FIRST_ROWS", rows)
+    monkeypatch.setattr(snapshot, "GROWTH", 1)  # or the whole table may have been read by then
     with reading(config(database, "orders", "numbers")) as reader:
         found = Copied().take(reader, 2)
         database.execute("SET SESSION lock_wait_timeout = 30")

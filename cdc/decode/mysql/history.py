@@ -22,7 +22,7 @@ from cdc.decode.mysql.alter import (
     SetCharset,
 )
 from cdc.decode.mysql.charsets import charset_of
-from cdc.decode.mysql.columns import ColumnDefinition, DeclaredType, converted
+from cdc.decode.mysql.columns import LOB_SIZES, ColumnDefinition, DeclaredType, converted
 from cdc.decode.mysql.evolution import holds
 from cdc.decode.mysql.types import MyType
 from cdc.decode.mysql.wire import WireColumn
@@ -108,11 +108,18 @@ def _in_one_charset(alterations: list[Alteration]) -> list[Alteration]:
     if not any(isinstance(a, SetCharset) and a.convert for a in alterations):
         return alterations
     return [
-        replace(a, column=replace(a.column, type=a.column.type.in_any_charset()))
+        replace(a, column=replace(a.column, type=_converted_with(a, a.column.type)))
         if isinstance(a, AddColumn | ChangeColumn) and a.column.type
         else a
         for a in alterations
     ]
+
+
+def _converted_with(alteration: AddColumn | ChangeColumn, declared: DeclaredType) -> DeclaredType | None:
+    """The type of a definition beside CONVERT. MySQL makes a TEXT or BLOB that a column is changed to as large as what the column was
+    would need, even if that is less than was asked for: an INT that is made a TEXT becomes a TINYTEXT."""
+    sized_anew = isinstance(alteration, ChangeColumn) and declared.name in LOB_SIZES and not declared.numbers and not declared.mariadb
+    return None if sized_anew else declared.in_any_charset()
 
 
 def _with_charset(shape: Shape, given: list[SetCharset]) -> Shape:
