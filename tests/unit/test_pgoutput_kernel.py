@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import ctypes
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from functools import partial
 from typing import Any
 
 import pyarrow as pa
@@ -13,6 +15,7 @@ from hypothesis import strategies as st
 
 from cdc.decode.kernels import kernel
 from cdc.decode.postgres.pgtypes import PgType, convert, map_column
+from cdc.sources.postgres import replication
 from tests import kernels
 from tests.messages import UNCHANGED, begin, commit, delete, insert, relation, update
 from tests.unit.test_pgoutput import decoder
@@ -218,3 +221,58 @@ def test_pending_bytes_are_those_of_the_rows() -> None:
     made.feed([begin(), relation(), frame])
     assert made.pending_rows == 2
     assert made.pending_bytes == len(frame) + 5  # each of the two has a head of its own
+
+
+def test_a_block_is_a_sequence_of_messages() -> None:
+    block = kernel("postgres").module.Block([b"one", b""])
+    messages = [b"one", b"", *(b"x" * size for size in range(0, 3000, 7))]
+    for message in messages[2:]:
+        block.append(memoryview(message))
+    assert list(block) == messages
+    assert (len(block), block.size, block[0]) == (len(messages), sum(map(len, messages)), b"one")
+    for index in (-1, len(messages)):
+        with pytest.raises(IndexError):
+            block[index]
+
+
+def fetching(answers: list[bytes | int], kept: dict[int, Any]) -> Callable[[Any, int], bytes | None]:
+    """What fetches from a libpq that gives the answers; `kept` is what it allocated and was not given back."""
+
+    def get_copy_data(at_once: int) -> tuple[int, memoryview]:
+        answer = answers.pop(0)
+        return (answer, memoryview(b"")) if isinstance(answer, int) else (len(answer), memoryview(answer))
+
+    @ctypes.CFUNCTYPE(ctypes.c_int, ctypes.c_void_p, ctypes.POINTER(ctypes.c_void_p), ctypes.c_int)
+    def get(connection: int, place: Any, at_once: int) -> int:
+        length, data = get_copy_data(at_once)
+        if length > 0:
+            buffer = ctypes.create_string_buffer(bytes(data), length)
+            place[0] = ctypes.addressof(buffer)
+            kept[place[0]] = buffer
+        return length
+
+    @ctypes.CFUNCTYPE(None, ctypes.c_void_p)
+    def free(message: int) -> None:
+        del kept[message]
+
+    if not kernel("postgres").module.COMPILED:
+        return partial(replication.fetch, get_copy_data)
+    return lambda block, size_max: block.fetch(0, *(ctypes.cast(function, ctypes.c_void_p).value for function in (get, free)), size_max)
+
+
+def test_a_block_fetches_what_libpq_has() -> None:
+    head, kept, block = b"w" + bytes(24), dict[int, Any](), kernel("postgres").module.Block()
+    many = [b"%d" % number * number for number in range(300)]
+    alive = b"k" + bytes(17)
+    fetch = fetching([head + b"one", head, b"w", alive, 0, *(head + message for message in many), 0, head + b"2", 0, -1], kept)
+    assert fetch(block, 1 << 20) == alive
+    assert list(block) == [b"one", b"", b""]
+    assert fetch(block, 1 << 20) == b""
+    assert fetch(block, 1000) == b""
+    assert 1000 <= block.size < 1100
+    assert fetch(block, 1 << 20) == b""
+    assert list(block) == [b"one", b"", b"", *many]
+    assert fetch(block, 1 << 20) == b""
+    assert block[len(block) - 1] == b"2"
+    assert fetch(block, 1 << 20) is None
+    assert not kept

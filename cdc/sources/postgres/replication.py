@@ -154,10 +154,11 @@ def _fetching(connection: Any) -> Callable[[Any, int], bytes | None]:
         functions = ctypes.CDLL(library)  # looks into what it is linked with, too
         addresses = [ctypes.cast(function, ctypes.c_void_p).value for function in (functions.PQgetCopyData, functions.PQfreemem)]
         return lambda block, size_max: block.fetch(connection.pgconn_ptr, *addresses, size_max)
-    return partial(_fetch, connection.get_copy_data)
+    return partial(fetch, connection.get_copy_data)
 
 
-def _fetch(get_copy_data: Callable[[int], tuple[int, memoryview]], block: Any, size_max: int) -> bytes | None:
+def fetch(get_copy_data: Callable[[int], tuple[int, memoryview]], block: Any, size_max: int) -> bytes | None:
+    """As Block.fetch, a message at a time."""
     while block.size < size_max:
         length, data = get_copy_data(1)
         if length <= 0:
