@@ -22,6 +22,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 from cdc import bookkeeping, build
 from cdc.config import Config
+from cdc.decode import kernels
 from cdc.errors import EXIT_FINE, Action, ConfigError, LedgertailError, SourceError, SourceUnavailable, StoreError, policy
 from cdc.observe import LAST_BATCH, QUARANTINED, Heartbeat, SourceStatus, iso, store_facts
 from cdc.pipeline import Pipeline
@@ -382,6 +383,8 @@ class Daemon:
     def _worker(self, name: str) -> Worker:
         source = self._config.sources[name]
         inspection = build.inspection(name, source)
+        if build.kind(source) in kernels.KINDS:
+            _log.info(text("daemon.log.kernel", source=name, kernel=text(f"kernel.{kernels.kernel(build.kind(source)).form}")))
         status = SourceStatus(name, build.kind(source), tuple(source.tables), inspection.reached)
         return Worker(name, lambda: build.source(name, source), inspection, self._loop, status)
 

@@ -15,6 +15,7 @@ from hypothesis.errors import StopTest, UnsatisfiedAssumption
 from hypothesis.internal.conjecture import engine
 from hypothesis.strategies import DataObject
 
+from tests import kernels
 from tests.servers import mysql as mysql_servers
 from tests.servers.cache import NotAvailable
 from tests.servers.mysql import MyDatabase, RunningMySQL
@@ -105,6 +106,13 @@ def any_mysql_database(any_mysql: RunningMySQL) -> Iterator[MyDatabase]:
     """A database of the test's own in each flavour in turn."""
     with mysql_servers.fresh_database(any_mysql) as fresh:
         yield fresh
+
+
+@pytest.fixture(scope="module", params=kernels.FORMS)
+def mysql_kernel(request: pytest.FixtureRequest) -> Iterator[None]:
+    """The decoder of binlogs with either form of its kernel."""
+    with kernels.demanded("mysql", request.param):
+        yield
 
 
 @pytest.hookimpl(wrapper=True)

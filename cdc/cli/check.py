@@ -82,10 +82,11 @@ def _opened(where: Places) -> Finding:
 
 def _sources_and_rules(config: Config) -> Findings:
     """Each source's own findings, then the rules, against the schemas of the sources that answer."""
-    from cdc.build import check_rules, inspection
+    from cdc.build import check_rules, inspection, kind
 
     schemas: dict[str, TableSchema] = {}
     for name, source in config.sources.items():
+        yield from _decoding(name, kind(source))
         try:
             inspected = inspection(name, source)
         except LedgertailError as error:
@@ -108,6 +109,20 @@ def _sources_and_rules(config: Config) -> Findings:
     for rule in config.rules:
         if rule.table not in schemas:
             yield "rules", Finding("warn", text("cli.check.rule_unchecked", rule=rule.name, table=rule.table), text("cli.check.rule_mend"))
+
+
+def _decoding(name: str, kind: str) -> Findings:
+    from cdc.decode.kernels import KINDS, Form, kernel
+
+    if kind not in KINDS:
+        return
+    try:
+        form = kernel(kind).form
+    except LedgertailError as error:
+        yield name, _failed(error)
+        return
+    lacking = form in (Form.MISSING, Form.STALE)
+    yield name, Finding("warn" if lacking else "ok", text(f"kernel.{form}"), text("cli.check.kernel_mend") if lacking else "")
 
 
 def _failed(error: LedgertailError) -> Finding:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
 from enum import Enum
 from typing import Generic, Protocol, TypeVar
 
@@ -42,7 +41,7 @@ class Decoding(Protocol[P_contra]):
     def pending_rows(self) -> int: ...
     @property
     def pending_bytes(self) -> int: ...
-    def feed(self, frames: Sequence[bytes], start: int, before: P_contra | None, enough: int) -> int: ...
+    def feed(self, frames: list[bytes], start: int, before: P_contra | None, enough: int) -> int: ...
     def take(self) -> tuple[pa.Table, tuple[TableChanges, ...]]: ...
 
 
@@ -101,7 +100,7 @@ class Tail(Generic[P]):
                 return True
         return False
 
-    def _part(self, frames: Sequence[bytes]) -> int:
+    def _part(self, frames: list[bytes]) -> int:
         """How many of the frames may be decoded now; 0: what is pending must be taken first."""
         return len(frames)
 

@@ -1,21 +1,33 @@
-"""What is measured, the machine it was measured on, and how both are shown."""
+"""What is measured, and how it is shown to people and kept as JSON."""
 
 from __future__ import annotations
 
-import os
-import platform
 import sys
 import time
-from dataclasses import dataclass
-from pathlib import Path
+from collections.abc import Iterable, Sequence
+from dataclasses import asdict, dataclass
 from typing import Any
 
-import duckdb
-import psutil
-import psycopg
-import pyarrow as pa
-
 _begun = time.monotonic()
+
+
+@dataclass(frozen=True, slots=True)
+class Goal:
+    """A number of DESIGN.md's that is to be reached: by ours or, if `times`, by the ratio. At least that, or at `most`."""
+
+    number: float
+    most: bool = False
+    times: bool = False
+
+    def reached(self, figure: Figure) -> bool | None:
+        """Whether the figure does; None if it is not known."""
+        found = figure.ratio if self.times else figure.ours
+        if found is None:
+            return None
+        return found <= self.number if self.most else found >= self.number
+
+    def __str__(self) -> str:
+        return f"{'at most' if self.most else 'at least'} {_number(self.number)}{'x' * self.times}"
 
 
 @dataclass(frozen=True, slots=True)
@@ -28,17 +40,30 @@ class Figure:
     ours: float | None
     reference: float | None = None
     beside: str = ""
+    goal: Goal | None = None
 
     @property
     def ratio(self) -> float | None:
         """Ours over the reference's."""
         return self.ours / self.reference if self.ours is not None and self.reference else None
 
+    @property
+    def reached(self) -> bool | None:
+        """Whether the goal is; None if there is none, or no number."""
+        return self.goal.reached(self) if self.goal else None
+
     def facts(self) -> dict[str, Any]:
         """As JSON carries it."""
         numbers = {"ours": self.ours, "reference": self.reference, "ratio": self.ratio}
+        rounded = {name: None if number is None else round(number, 3) for name, number in numbers.items()}
         named = {"benchmark": self.benchmark, "what": self.what, "unit": self.unit, "beside": self.beside}
-        return {**named, **{name: None if number is None else round(number, 3) for name, number in numbers.items()}}
+        return {**named, **rounded, "goal": asdict(self.goal) if self.goal else None, "reached": self.reached}
+
+    @classmethod
+    def of(cls, facts: dict[str, Any]) -> Figure:
+        """From such facts."""
+        told = {name: facts[name] for name in ("benchmark", "what", "unit", "ours", "reference", "beside")}
+        return cls(**told, goal=Goal(**facts["goal"]) if facts["goal"] else None)
 
 
 def progress(text: str) -> None:
@@ -46,40 +71,34 @@ def progress(text: str) -> None:
     print(f"{time.monotonic() - _begun:6.1f} s  {text}", file=sys.stderr, flush=True)
 
 
-def table(figures: list[Figure]) -> str:
+def table(figures: Iterable[Figure]) -> str:
     """The figures as lines for people."""
-    head = ("benchmark", "figure", "unit", "ours", "reference", "ratio", "reference is")
-    rows = [(f.benchmark, f.what, f.unit, _number(f.ours), _number(f.reference), _number(f.ratio), f.beside) for f in figures]
-    widths = [max(len(row[i]) for row in (head, *rows)) for i in range(len(head))]
-    return "\n".join(_line(row, widths) for row in (head, *rows))
+    head = ("benchmark", "figure", "unit", "ours", "reference", "ratio", "reference is", "to reach")
+    rows = [head, *((f.benchmark, f.what, f.unit, *map(_number, (f.ours, f.reference, f.ratio)), f.beside, _goal(f)) for f in figures)]
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    return "\n".join(_line(row, widths) for row in rows)
 
 
-def machine(postgres: str) -> dict[str, Any]:
-    """What the figures depend on. `load` is the number of busy processes before the start: above 0.5 the figures are noisy."""
-    return {
-        "cores": os.cpu_count(),
-        "cpu": _cpu(),
-        "memory_gb": round(psutil.virtual_memory().total / 2**30, 1),
-        "system": f"{platform.system()} {platform.machine()}",
-        "load": round(os.getloadavg()[0], 2),
-        "postgresql": postgres,
-        "duckdb": duckdb.__version__,
-        "pyarrow": pa.__version__,
-        "psycopg": f"{psycopg.__version__} ({psycopg.pq.__impl__})",
-        "python": platform.python_version(),
-    }
+def markdown(figures: Iterable[Figure]) -> str:
+    """Those that have a goal, as a table of README's."""
+    rows = [("what", "ours", "beside", "ratio", "to reach"), ("---",) * 5]
+    for f in figures:
+        if f.goal is not None:
+            beside = f"{_number(f.reference)} {f.unit}, {f.beside}" if f.reference is not None else ""
+            ratio = "" if f.ratio is None else _number(f.ratio)
+            rows.append((f"{f.benchmark}: {f.what}", f"{_number(f.ours)} {f.unit}", beside, ratio, _goal(f)))
+    return "\n".join(f"| {' | '.join(row)} |" for row in rows)
 
 
-def _line(cells: tuple[str, ...], widths: list[int]) -> str:
+def _goal(figure: Figure) -> str:
+    missed = " (missed)" if figure.reached is False else ""
+    return f"{figure.goal}{missed}" if figure.goal else ""
+
+
+def _line(cells: Sequence[str], widths: list[int]) -> str:
     numbers = range(3, 6)
     padded = [cell.rjust(width) if i in numbers else cell.ljust(width) for i, (cell, width) in enumerate(zip(cells, widths, strict=True))]
     return "  ".join(padded).rstrip()
-
-
-def _cpu() -> str:
-    info = Path("/proc/cpuinfo")
-    lines = info.read_text().splitlines() if info.exists() else []
-    return next((line.partition(":")[2].strip() for line in lines if line.startswith("model name")), platform.processor())
 
 
 def _number(number: float | None) -> str:

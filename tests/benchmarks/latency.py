@@ -10,25 +10,26 @@ from __future__ import annotations
 import subprocess
 import threading
 import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
 import duckdb
-import psutil
 import pyarrow as pa
 
 import cdc
-from cdc.errors import LedgertailError
-from tests.benchmarks.figures import Figure, progress
-from tests.benchmarks.orders import ONE, PUBLICATION, TABLE, prepare
-from tests.benchmarks.programs import Failed, daemon, make_slot, receiver, run_through, server_cpu
+from tests.benchmarks.figures import Figure, Goal, progress
+from tests.benchmarks.orders import ONE, TABLE
+from tests.benchmarks.programs import Failed, cpu_s, make_slot, receiver, run_through, running, server_cpu
 from tests.benchmarks.received import Received
+from tests.benchmarks.shop_postgres import PostgresShop
 from tests.servers.account import environment
-from tests.servers.postgres import Database, PostgresServer, fresh_database, poll
+from tests.servers.own_server import poll
+from tests.servers.postgres import Database, PostgresServer, fresh_database
 
 NAME, BESIDE = "latency", "pg_recvlogical"
+GOALS = {"p50": Goal(150, most=True), "p99": Goal(500, most=True)}
+GOALS_RATE = 3000  # transactions a second
 WARM_UP_S = 2
 LOOK_PAUSE_S = 0.01
 CATCH_UP_S = 300.0
@@ -82,10 +83,10 @@ def measure(server: PostgresServer, folder: Path, rate: int, seconds: int) -> li
         progress(f"latency: {rate:,} transactions/s for {seconds} s, pg_recvlogical reads")
         reference, reference_load = _reference(server, database, folder, rate, seconds)
     one, other = _percentiles(ours, load), _percentiles(reference, reference_load)
-    spent_s = WARM_UP_S + seconds
+    spent_s, goals = WARM_UP_S + seconds, GOALS if rate >= GOALS_RATE else {}
     return [
         Figure(NAME, "transactions", "tx/s", one.pop("rate"), other.pop("rate"), BESIDE),
-        *(Figure(NAME, f"commit to visible, {name}", "ms", one[name], other[name], BESIDE) for name in one),
+        *(Figure(NAME, f"commit to visible at {rate:,}/s, {name}", "ms", one[name], other[name], BESIDE, goals.get(name)) for name in one),
         Figure(NAME, "CPU of the process", "cores", load.reader_cpu_s / spent_s, reference_load.reader_cpu_s / spent_s, BESIDE),
         Figure(
             NAME, "CPU of the server, writers included", "cores", load.server_cpu_s / spent_s, reference_load.server_cpu_s / spent_s, BESIDE
@@ -96,8 +97,8 @@ def measure(server: PostgresServer, folder: Path, rate: int, seconds: int) -> li
 
 
 def _ours(server: PostgresServer, database: Database, folder: Path, rate: int, seconds: int) -> tuple[pa.Table, Load, list[float], int]:
-    config = prepare(database, folder)
-    with _running(config) as process:
+    config = PostgresShop(server, database).config(folder)
+    with running(config) as process:
         looker = Looker(config)
         looker.start()
         load = _load(server, database, folder, rate, seconds, process.pid, lambda: _all_visible(database, config))
@@ -112,8 +113,7 @@ def _ours(server: PostgresServer, database: Database, folder: Path, rate: int, s
 
 
 def _reference(server: PostgresServer, database: Database, folder: Path, rate: int, seconds: int) -> tuple[pa.Table, Load]:
-    prepare(database, folder)
-    database.connection.execute(f"CREATE PUBLICATION {PUBLICATION} FOR TABLE {TABLE}")
+    PostgresShop(server, database)
     command = receiver(server, database, make_slot(database), "-")
     with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, env=environment()) as process:
         assert process.stdout is not None
@@ -128,29 +128,6 @@ def _reference(server: PostgresServer, database: Database, folder: Path, rate: i
     return pa.table({"committed_us": committed, "arrived_us": arrived}), load
 
 
-@contextmanager
-def _running(config: Path) -> Iterator[subprocess.Popen[bytes]]:
-    """The daemon, streaming."""
-    log = config.with_name("daemon.log")
-    with log.open("ab") as output:
-        process = subprocess.Popen(daemon(config), stdin=subprocess.DEVNULL, stdout=output, stderr=output, env=environment())
-    try:
-        poll(lambda: process.poll() is not None or _streams(config), f"the daemon does not stream\n{log.read_text()}")
-        if process.poll() is not None:
-            raise Failed(f"the daemon ended with {process.returncode}\n{log.read_text()[-4000:]}")
-        yield process
-    finally:
-        process.terminate()
-        process.wait()
-
-
-def _streams(config: Path) -> bool:
-    with suppress(LedgertailError):  # before it has made its store and its socket
-        status = cdc.connect(str(config)).status()
-        return bool(status["daemon"] == "up" and status["sources"][0]["state"] == "streaming")
-    return False
-
-
 def _load(
     server: PostgresServer, database: Database, folder: Path, rate: int, seconds: int, reader: int, arrived: Callable[[], bool]
 ) -> Load:
@@ -159,15 +136,10 @@ def _load(
     script.write_text(ONE, "utf-8")
     schedule = [f"--rate={rate}", f"--time={WARM_UP_S + seconds}", f"--client={CLIENTS}", "--jobs=1"]
     writer = [str(server.binaries.bin / "pgbench"), "--no-vacuum", "--protocol=prepared", *schedule, f"--file={script}", database.url]
-    used_s, server_used_s, begun_us = _cpu_s(reader), server_cpu(server), time.time_ns() // 1000
+    used_s, server_used_s, begun_us = cpu_s(reader), server_cpu(server), time.time_ns() // 1000
     run_through(server, writer, folder / "pgbench.log")
     poll(arrived, f"what was written has not arrived after {CATCH_UP_S:.0f} s", CATCH_UP_S)
-    return Load(begun_us + WARM_UP_S * 1_000_000, _cpu_s(reader) - used_s, server_cpu(server) - server_used_s)
-
-
-def _cpu_s(process: int) -> float:
-    used = psutil.Process(process).cpu_times()
-    return float(used.user + used.system)
+    return Load(begun_us + WARM_UP_S * 1_000_000, cpu_s(reader) - used_s, server_cpu(server) - server_used_s)
 
 
 def _written(database: Database) -> int:

@@ -1,4 +1,4 @@
-"""The programs that are measured, as processes: the daemon and those of PostgreSQL."""
+"""The programs that are measured, as processes: the daemon and pg_recvlogical."""
 
 from __future__ import annotations
 
@@ -7,18 +7,22 @@ import resource
 import subprocess
 import sys
 import time
-from collections.abc import Sequence
-from contextlib import suppress
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
 import psutil
 
-from tests.benchmarks.orders import PUBLICATION
+import cdc
+from cdc.errors import LedgertailError
+from tests.benchmarks.orders import TABLE
 from tests.servers.account import environment
+from tests.servers.own_server import OwnServer, poll
 from tests.servers.postgres import Database, PostgresServer
 
 PATIENCE_S = 3600.0
+PUBLICATION = "reference"  # what others than the daemon read
 TUNED: dict[str, str | int] = {"shared_buffers": "128MB", "max_wal_size": "4GB", "autovacuum": "off"}
 # So that the server's log tells when a slot was made and when a stream began.
 SETTINGS: dict[str, str | int] = {**TUNED, "log_replication_commands": "on", "log_line_prefix": "%n "}
@@ -42,7 +46,7 @@ class Run:
         return self.ended_at - self.begun_at
 
 
-def catch_up(server: PostgresServer, config: Path) -> Run:
+def catch_up(server: OwnServer, config: Path) -> Run:
     """The daemon until it has all there is."""
     return run_through(server, daemon(config, "--until-caught-up"), config.with_name("daemon.log"))
 
@@ -50,6 +54,29 @@ def catch_up(server: PostgresServer, config: Path) -> Run:
 def daemon(config: Path, *options: str) -> list[str]:
     """The daemon's command."""
     return [sys.executable, "-m", "cdc.cli", "--config", str(config), "run", *options]
+
+
+@contextmanager
+def running(config: Path) -> Iterator[subprocess.Popen[bytes]]:
+    """The daemon, streaming."""
+    log = config.with_name("daemon.log")
+    with log.open("ab") as output:
+        process = subprocess.Popen(daemon(config), stdin=subprocess.DEVNULL, stdout=output, stderr=output, env=environment())
+    try:
+        poll(lambda: process.poll() is not None or _streams(config), f"the daemon does not stream\n{log.read_text()}")
+        if process.poll() is not None:
+            raise Failed(f"the daemon ended with {process.returncode}\n{log.read_text()[-4000:]}")
+        yield process
+    finally:
+        process.terminate()
+        process.wait()
+
+
+def _streams(config: Path) -> bool:
+    with suppress(LedgertailError):  # before it has made its store and its socket
+        status = cdc.connect(str(config)).status()
+        return bool(status["daemon"] == "up" and status["sources"][0]["state"] == "streaming")
+    return False
 
 
 def receiver(server: PostgresServer, database: Database, slot: str, into: str, *options: str) -> list[str]:
@@ -60,13 +87,14 @@ def receiver(server: PostgresServer, database: Database, slot: str, into: str, *
 
 
 def make_slot(database: Database) -> str:
-    """A slot for `receiver` that begins here, and its name."""
-    name = f"reference_{database.name}"
+    """A slot and a publication for `receiver` that begin here. Returns the slot's name."""
+    name = f"{PUBLICATION}_{database.name}"
+    database.connection.execute(f"CREATE PUBLICATION {PUBLICATION} FOR TABLE {TABLE}")
     database.connection.execute("SELECT pg_create_logical_replication_slot(%s, 'pgoutput')", [name])
     return name
 
 
-def run_through(server: PostgresServer, command: Sequence[str], log: Path) -> Run:
+def run_through(server: OwnServer, command: Sequence[str], log: Path) -> Run:
     """Run a program to its end, its output in `log`. Raises Failed."""
     cpu_s, server_cpu_s, begun_at = _ended_cpu_s(), server_cpu(server), time.time()
     with log.open("ab") as output:
@@ -79,13 +107,19 @@ def run_through(server: PostgresServer, command: Sequence[str], log: Path) -> Ru
     return Run(begun_at, ended_at, _ended_cpu_s() - cpu_s, server_cpu(server) - server_cpu_s)
 
 
+def cpu_s(process: int) -> float:
+    """CPU seconds of a process."""
+    used = psutil.Process(process).cpu_times()
+    return float(used.user + used.system)
+
+
 def _ended_cpu_s() -> float:
     """CPU seconds of all our programs that have ended."""
     used = resource.getrusage(resource.RUSAGE_CHILDREN)
     return used.ru_utime + used.ru_stime
 
 
-def server_cpu(server: PostgresServer) -> float:
+def server_cpu(server: OwnServer) -> float:
     """CPU seconds of the server's processes since it started, of those that have ended too."""
     assert server.process is not None
     postmaster = psutil.Process(server.process.pid)

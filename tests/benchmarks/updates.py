@@ -11,16 +11,19 @@ from pathlib import Path
 from cdc.pipeline import Pipeline
 from cdc.types import UPDATE
 from tests.benchmarks.accounting import BATCH, ORDERS, SIMPLE, batch, books, orders
-from tests.benchmarks.figures import Figure, progress
+from tests.benchmarks.figures import Figure, Goal, progress
 
 NAME = "updates"
+GOAL, GOAL_ENTRIES = Goal(0.5, times=True), (1_000_000, 20_000_000)
 CHANGED, TIMES = 5000, 5
 
 
 def measure(folder: Path, small: int, large: int) -> list[Figure]:
-    """Rows a second updated in ledgers of so many entries."""
+    """Rows a second updated in ledgers of so many entries, or up to a batch more."""
     few, many = (_rate(folder / f"{entries}.duckdb", entries) for entries in (small, large))
-    return [Figure(NAME, f"{CHANGED} random old rows updated, {large} entries in the ledger", "rows/s", many, few, f"{small} entries")]
+    goal = GOAL if small >= GOAL_ENTRIES[0] and large >= GOAL_ENTRIES[1] else None
+    what = f"{CHANGED:,} random old rows updated, {large:,} entries in the ledger"
+    return [Figure(NAME, what, "rows/s", many, few, f"{small:,} entries", goal)]
 
 
 def _rate(path: Path, entries: int) -> float:

@@ -22,6 +22,8 @@ from tests.integration.taps import Tap, changed, on_mariadb, run, setting
 from tests.servers.mysql import MyDatabase, MySQLServer, rows
 from tests.servers.mysql_binaries import FLAVOURS
 
+pytestmark = pytest.mark.usefixtures("mysql_kernel")
+
 
 @pytest.fixture
 def tap(any_mysql_database: MyDatabase) -> Tap:

@@ -14,6 +14,8 @@ from cdc.errors import SchemaUnknown
 from tests.integration.taps import Row, Tap, changed, on_mariadb, run, setting
 from tests.servers.mysql import MyDatabase
 
+pytestmark = pytest.mark.usefixtures("mysql_kernel")
+
 
 @pytest.fixture
 def tap(any_mysql_database: MyDatabase) -> Tap:

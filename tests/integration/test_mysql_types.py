@@ -23,11 +23,14 @@ from pymysqlreplication.constants import FIELD_TYPE
 from cdc.decode.mysql.binlog import Decoder
 from cdc.decode.mysql.captured import Resolved
 from cdc.decode.mysql.fields import Field, make_field, select_expression
+from cdc.decode.mysql.images import values_of
 from cdc.decode.mysql.types import OLD_TIMES, MyType, declared, fits_wire, wire_type
 from cdc.decode.mysql.wire import TableMap, WireColumn
 from cdc.errors import SchemaUnknown, ValueUnfit
 from cdc.types import Column, TableSchema
 from tests.servers.mysql import MyDatabase, rows
+
+pytestmark = pytest.mark.usefixtures("mysql_kernel")
 
 COM_BINLOG_DUMP, NON_BLOCKING = 0x12, 1
 SQL_MODE = "ALLOW_INVALID_DATES,NO_AUTO_VALUE_ON_ZERO"
@@ -409,5 +412,5 @@ def test_doubles_as_text(any_mysql_database: MyDatabase) -> None:
     with closing(any_mysql_database.server.connect(any_mysql_database.name, conv={})) as connection:
         expected = [text for (text,) in rows(connection, "SELECT v FROM doubles ORDER BY n")]
     wire = [struct.pack("<d", number) for number in numbers]
-    (texts,) = make_field("v", MyType("double"), "text").from_wire(WireColumn(FIELD_TYPE.DOUBLE, 8, True), wire, "doubles")
+    (texts,) = make_field("v", MyType("double"), "text").from_wire(WireColumn(FIELD_TYPE.DOUBLE, 8, True), values_of(wire), "doubles")
     assert texts.to_pylist() == expected

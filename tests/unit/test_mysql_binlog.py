@@ -60,6 +60,8 @@ from tests.binlogs import (
     write,
 )
 
+pytestmark = pytest.mark.usefixtures("mysql_kernel")
+
 
 def test_a_transaction() -> None:
     log, made = Log(), decoder(refuse)

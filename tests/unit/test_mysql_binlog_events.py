@@ -65,6 +65,8 @@ from tests.binlogs import (
     xid,
 )
 
+pytestmark = pytest.mark.usefixtures("mysql_kernel")
+
 
 def test_xa() -> None:
     log, made = Log(), decoder(refuse)

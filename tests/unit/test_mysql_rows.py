@@ -7,10 +7,12 @@ from collections.abc import Sequence
 
 import pytest
 
+from cdc.decode.kernels import kernel
 from cdc.decode.mysql.binlog import Decoder
 from cdc.decode.mysql.captured import Resolved
 from cdc.decode.mysql.events import Reader
 from cdc.decode.mysql.fields import make_field
+from cdc.decode.mysql.images import values_of
 from cdc.decode.mysql.table_map import read_table_map
 from cdc.decode.mysql.types import MyType
 from cdc.decode.mysql.wire import Malformed, Statement, TableMap, WireColumn
@@ -57,6 +59,8 @@ from tests.binlogs import (
     write,
 )
 
+pytestmark = pytest.mark.usefixtures("mysql_kernel")
+
 
 def test_updates_and_deletes() -> None:
     log = Log()
@@ -85,6 +89,22 @@ def test_a_table_without_a_key() -> None:
     assert decoded(log) == {
         "log": [("c", 0, 0, "a", 1), ("c", 0, 1, "b", None), ("d", 0, 2, "a", 1), ("c", 0, 3, "a", 2), ("d", 1, 0, "a", 2)]
     }
+
+
+def test_an_event_so_large_that_other_threads_run_while_it_is_read() -> None:
+    log, count = Log(), 5000
+    log.transaction(
+        ORDERS_MAP,
+        write(ORDERS, *((number, "客户", None) for number in range(count))),
+        update(ORDERS, *(((number, "客户", None), (number + count * (number % 2), "x" * 20, 1)) for number in range(count))),
+    )
+    moved = [[("d", number, "客户", None)] * (number % 2) + [("u", number + count * (number % 2), "x" * 20, 1)] for number in range(count)]
+    expected = [*(("c", number, "客户", None) for number in range(count)), *(change for changes in moved for change in changes)]
+    assert [(row[0], *row[3:]) for row in decoded(log)["orders"]] == expected
+    log = Log()
+    kind, body = write(ORDERS, *((number, "x" * 20, None) for number in range(count)))
+    log.transaction(ORDERS_MAP, (kind, body[:-1]))
+    assert fault(log).values["detail"] == "it ends too early"
 
 
 def test_a_table_without_a_key_needs_whole_images() -> None:
@@ -203,6 +223,18 @@ def test_compressed_values_of_mariadb() -> None:
     assert notes == ["yab" * 200, "short", "", None, "yab" * 200]
     log = mariadb_log(described, (MARIADB_WRITE, rows_body(ORDERS, [(1, b"\x8a\x02\x59" + content, 1)], extra=False)))
     assert fault(log, decoder(mariadb=True)).code == "binlog.malformed"
+
+
+def test_values_beyond_the_offsets_of_arrow_are_refused() -> None:
+    with pytest.raises(Malformed, match="too large"):
+        values_of([bytes(1 << 20)] * 2048)
+
+
+def test_rows_without_columns_are_refused() -> None:
+    module = kernel("mysql").module
+    nothing_carried = module.Image([], [])
+    with pytest.raises(ValueError, match="no columns"):
+        module.Gathered(1, [0], True).add(ord("c"), b"xy", 0, 2, nothing_carried, nothing_carried)
 
 
 def test_compressed_events_of_mariadb() -> None:

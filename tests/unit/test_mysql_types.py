@@ -15,10 +15,13 @@ from pymysqlreplication.constants import FIELD_TYPE
 
 from cdc.decode.mysql.charsets import charset_of, decoder
 from cdc.decode.mysql.fields import Field, fields_of, make_field, select_expression
+from cdc.decode.mysql.images import values_of
 from cdc.decode.mysql.types import MyType, declared, fits_wire, parse_type, wire_type
 from cdc.decode.mysql.wire import WireColumn
 from cdc.errors import ConfigError, LedgertailError, SchemaUnknown, ValueUnfit
 from cdc.types import TableSchema
+
+pytestmark = pytest.mark.usefixtures("mysql_kernel")
 
 VECTOR = 242
 UTF8MB4, LATIN1, BINARY, GBK, UCS2 = 255, 8, 63, 28, 35
@@ -236,7 +239,7 @@ def from_wire(text: str, values: list[bytes | None], override: str | None = None
     size = 1 if len(my_type.members) < 256 else 2
     meta = size if my_type.members else my_type.fraction
     field = make_field("c", my_type, override)
-    return checked(field, field.from_wire(column or wire(CODES.get(my_type.name, FIELD_TYPE.STRING), meta), values, "t"))
+    return checked(field, field.from_wire(column or wire(CODES.get(my_type.name, FIELD_TYPE.STRING), meta), values_of(values), "t"))
 
 
 def from_text(text: str, values: list[bytes | None], override: str | None = None) -> list[list[Any]]:
@@ -309,6 +312,17 @@ def test_values(text: str) -> None:
     assert from_text(text, [None, *(shown for _, shown, _ in cases), None]) == expected
     assert from_wire(text, []) == from_text(text, []) == [[]]
     assert from_wire(text, [None, None]) == from_text(text, [None, None]) == [[None, None]]
+
+
+@pytest.mark.parametrize("text", VALUES)
+def test_many_values(text: str) -> None:
+    """So many that other threads run while they are written."""
+    cases = VALUES[text]
+    values, expected = [*(bytes.fromhex(raw) for raw, _, _ in cases), None], [*(kept for _, _, kept in cases), None]
+    assert from_wire(text, values * 2000) == [expected * 2000]
+    for raw in MALFORMED.get(text, ()):
+        with pytest.raises(ValueUnfit, match="is no value of this type"):
+            from_wire(text, [*values * 2000, bytes.fromhex(raw)])
 
 
 @pytest.mark.parametrize("text", [text for text in VALUES if "binary" not in text and "blob" not in text])

@@ -12,22 +12,21 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from cdc.decode.postgres import images
 from cdc.decode.postgres.pgoutput import Decoder, Relation, RelationColumn, lsn_int, lsn_text
 from cdc.decode.postgres.pgtypes import PgType, map_column
 from cdc.errors import LedgertailError, SchemaUnknown, SourceError, ValueUnfit
 from cdc.types import TRANSACTIONS, TableChanges, TableSchema
+from tests import kernels
 
 UNCHANGED = object()
 ORDERS, LINES, LOG = 100, 200, 300
 Row = Sequence[object]
 
 
-@pytest.fixture(autouse=True, scope="module", params=[0, 1 << 30], ids=["together", "singly"])
+@pytest.fixture(autouse=True, scope="module", params=kernels.FORMS)
 def _kernel(request: pytest.FixtureRequest) -> Iterator[None]:
-    """Many rows are read together, few one by one: everything here holds for both."""
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(images, "_FEW", request.param)
+    """Everything here holds for both forms of the kernel."""
+    with kernels.demanded("postgres", request.param):
         yield
 
 
@@ -407,8 +406,6 @@ def test_rows_read_in_many_parts_are_the_same(monkeypatch: pytest.MonkeyPatch) -
         *(update([i, 1, UNCHANGED]) for i in range(50)),
     ]
     _, whole = decoded(*frames)
-    monkeypatch.setattr(images, "_PART_BYTES", 1000)
-    monkeypatch.setattr("cdc.decode.postgres.captured.Captured.pack.__defaults__", (2000,))
     made = decoder()
     for frame in [begin(), *frames, commit()]:
         assert made.feed([frame]) == 1

@@ -7,7 +7,7 @@ Brackets. MySQL: a GTID event (of any kind, anonymous too), then BEGIN .. XID, C
 GTIDs no such event. MariaDB: a GTID event that is the BEGIN, or says that a statement stands alone. XA: the first phase ends with
 XA_PREPARE, and XA COMMIT or XA ROLLBACK is a transaction of its own; rows count with the second, until when they are kept as events.
 
-Rows are walked at once (`rows`); their values are turned into Arrow some MB at a time (`pending`).
+Rows are gathered at once (`captured`); their values are turned into Arrow some MB at a time (`pending`).
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from pymysqlreplication.constants import BINLOG
 
 from cdc.decode.mysql import events as ev
 from cdc.decode.mysql.aside import Aside
-from cdc.decode.mysql.captured import Changes, Effect, Layout, Resolved, Truncate
+from cdc.decode.mysql.captured import Effect, Layout, Resolved, Truncate
 from cdc.decode.mysql.events import ARTIFICIAL, HEADER, IGNORABLE, Gtid, Header, Reader, Xid
 from cdc.decode.mysql.gtid import Gtids, GtidSet, with_gtid
 from cdc.decode.mysql.pending import Pending, Transaction
@@ -153,11 +153,13 @@ class Decoder:
         try:
             while index < len(events):
                 if self._doing is None:
-                    self._doing = self._event(events[index])
+                    self._doing = iter(self._event(events[index]))
                 for _ in self._doing:
                     return index
                 self._doing = None
                 index += 1
+                if self._transaction is None:
+                    self.position = Place(self.position.file, self._offset)
                 if self.pending_bytes >= enough and not self.in_transaction:
                     break
         except (Malformed, UnicodeDecodeError) as fault:
@@ -184,13 +186,11 @@ class Decoder:
 
     # One event.
 
-    def _event(self, event: bytes) -> Iterator[None]:
+    def _event(self, event: bytes) -> Stops:
         header = ev.read_header(event)
         end = self._checked(event, header)
         self._locate(header)
-        yield from self._handle(header, Reader(event, HEADER, end))
-        if self._transaction is None:
-            self.position = Place(self.position.file, self._offset)
+        return self._handle(header, Reader(event, HEADER, end))
 
     def _checked(self, event: bytes, header: Header) -> int:
         """Where the event's content ends; before a checksum, which must be right."""
@@ -228,9 +228,10 @@ class Decoder:
     def _handle(self, header: Header, reader: Reader) -> Stops:
         handler = self._handlers.get(header.kind)
         if handler is not None:
-            yield from handler(header, reader)
-        elif header.kind not in _IDLE and not header.flags & IGNORABLE:
+            return handler(header, reader)
+        if header.kind not in _IDLE and not header.flags & IGNORABLE:
             raise SourceError("binlog.unknown", kind=header.kind, place=place_text(self.file, self._start))
+        return ()
 
     def _heartbeat(self, header: Header, reader: Reader) -> Stops:
         """Where the server reads. It may be within a transaction that is left out: this moves nothing, but tells how far offsets are."""
@@ -463,21 +464,20 @@ class Decoder:
         layout = self._maps[number][1]
         if layout is None:
             return
-        full = self._pending.bytes >= self._enough or not self._pending.has_room(layout.schema)
-        if aside is None and not transaction.decided and full:
+        room = self._pending.has_room(layout.schema)
+        if aside is None and not transaction.decided and (self._pending.bytes >= self._enough or not room):
             aside = transaction.aside = Aside()
         if aside is not None:
             aside.append(header, reader.data[start : reader.end])
             return
-        rows = layout.walker.read(header.kind, reader)
-        yield from self._add(layout, layout.changes(rows), rows.size)
-
-    def _add(self, layout: Layout, changes: Changes, size: int) -> Stops:
-        if changes.ops:
+        if not room:
+            # Nothing waits for what can't be read, or changes nothing.
+            if not layout.read(header.kind, Reader(reader.data, reader.place, reader.end), layout.gathered()).ops:
+                return
             yield from self._pending.room(layout.schema)
-            self._pending.add(self._now, layout, changes, size)
-            while self._pending.bytes >= 2 * self._enough:
-                yield
+        self._pending.add(transaction, layout, header.kind, reader)
+        while self._pending.bytes >= 2 * self._enough:
+            yield
 
     def _fragment(self, _: Header, reader: Reader) -> Stops:
         """A part of one rows event: MariaDB 12.3 and later cut those larger than binlog_row_event_fragment_threshold."""

@@ -14,8 +14,9 @@ import re
 import zlib
 from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import lru_cache
 from struct import Struct
-from typing import NamedTuple
+from typing import Any, NamedTuple
 from uuid import UUID
 
 import zstandard
@@ -25,9 +26,12 @@ from cdc.decode.mysql.charsets import charset_of, decoder
 from cdc.decode.mysql.wire import Malformed, Statement
 
 HEADER, CRC = 19, 4
+_CRC_LEFT = 0x2144DF1C  # the CRC32 of all that ends with its own
 ARTIFICIAL, IGNORABLE = 0x20, 0x80
 _BINLOG_IN_USE = 0x01
 _HEADER = Struct("<IBIIIH")
+_GTID = Struct("<x16sQ")  # flags; UUID and number
+_QUERY = Struct("<8xBHH")  # thread and seconds; the size of the database's name, error, the size of the status variables
 _EVENT_MAX = 1 << 30  # the largest event a server writes
 _PIECE = 1 << 20  # bytes decompressed at a time
 _VERSION = 4
@@ -104,6 +108,9 @@ class Reader:
     def uint(self, size: int) -> int:
         return int.from_bytes(self.take(size), "little")
 
+    def fields(self, layout: Struct) -> tuple[Any, ...]:
+        return layout.unpack(self.take(layout.size))
+
     def packed(self) -> int:
         """A length-encoded integer of the client/server protocol."""
         first = self.uint(1)
@@ -141,7 +148,7 @@ def checksum_fits(event: bytes, header: Header) -> bool:
     if header.kind == BINLOG.FORMAT_DESCRIPTION_EVENT and header.flags & _BINLOG_IN_USE:
         # The flag is cleared in the file when that is closed: the checksum is without it.
         event = event[: HEADER - 2] + (header.flags & ~_BINLOG_IN_USE).to_bytes(2, "little") + event[HEADER:]
-    return len(event) >= HEADER + CRC and zlib.crc32(memoryview(event)[:-CRC]) == int.from_bytes(event[-CRC:], "little")
+    return len(event) >= HEADER + CRC and zlib.crc32(event) == _CRC_LEFT
 
 
 def read_description(event: bytes) -> Description:
@@ -184,14 +191,18 @@ def read_gtid(reader: Reader, header: Header) -> Gtid:
         return _read_mariadb_gtid(reader, header)
     if header.kind == GTID_TAGGED:
         return _read_tagged_gtid(reader)
-    reader.take(1)
-    uuid, number = UUID(bytes=reader.take(16)), reader.uint(8)
+    uuid, number = reader.fields(_GTID)
     committed_us = None
     # 5.6 ends here; two logical times of 5.7 are of no use to us; 8.0 adds the time of the commit.
     if reader.left >= 1 + 16 + 7 and reader.uint(1) == 2:
         reader.take(16)
         committed_us = reader.uint(7) & ~(1 << 55)
-    return Gtid(None if header.kind == BINLOG.ANONYMOUS_GTID_LOG_EVENT else f"{uuid}:{number}", committed_us)
+    return Gtid(None if header.kind == BINLOG.ANONYMOUS_GTID_LOG_EVENT else f"{_uuid_text(uuid)}:{number}", committed_us)
+
+
+@lru_cache(maxsize=64)
+def _uuid_text(uuid: bytes) -> str:
+    return str(UUID(bytes=uuid))
 
 
 # The fields of GTID_TAGGED_LOG_EVENT by their numbers.
@@ -247,14 +258,18 @@ def _read_mariadb_gtid(reader: Reader, header: Header) -> Gtid:
 
 def read_query(reader: Reader, header: Header) -> Statement:
     """QUERY_EVENT, QUERY_COMPRESSED_EVENT or EXECUTE_LOAD_QUERY_EVENT."""
-    _, _, database_size, error, variables_size = (reader.uint(size) for size in (4, 4, 1, 2, 2))
+    database_size, error, variables_size = reader.fields(_QUERY)
     if header.kind == BINLOG.EXECUTE_LOAD_QUERY_EVENT:
         reader.take(13)  # a file, where its name stands in the text, and what to do with duplicates
-    sql_mode, collation = _read_variables(reader.take(variables_size))
+    variables = reader.take(variables_size)
     database = reader.take(database_size).decode(errors="surrogateescape")
     if reader.take(1) != b"\0":
         raise Malformed("a text in it does not end")
     text = decompressed(reader) if header.kind == QUERY_COMPRESSED else reader.rest()
+    if text == b"BEGIN":
+        # The hot path: no variable makes it anything else.
+        return Statement("BEGIN", database, 0, error)
+    sql_mode, collation = _read_variables(variables)
     return Statement(_decoded(text, collation), database, sql_mode, error)
 
 

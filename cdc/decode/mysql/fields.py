@@ -37,18 +37,20 @@ import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from functools import cache, partial
-from typing import Any, TypeAlias
+from typing import TYPE_CHECKING, Any, TypeAlias
 
 import pyarrow as pa
 
 from cdc.decode.mysql.decimals import DIGITS_MAX, exact
-from cdc.decode.mysql.moments import TIMESTAMP, TIMESTAMPTZ
-from cdc.decode.mysql.packed import Wire
+from cdc.decode.mysql.images import TIMESTAMP, TIMESTAMPTZ, binary, values_of
 from cdc.decode.mysql.types import BYTES, GEOMETRIES, INTEGERS, MEMBERS, NUMBERS, TEXTS, MyType, parse_type
 from cdc.decode.mysql.values import Converter, FromWire, converter, hexadecimal, integer_kind
 from cdc.decode.mysql.wire import WireColumn
 from cdc.errors import ConfigError, ValueUnfit
 from cdc.types import Column, TableSchema
+
+if TYPE_CHECKING:
+    from cdc.decode.mysql.kernel import Values
 
 UNFIT = "unfit"  # the source_type of the column that records what was NULLed
 _SHOWN_MAX = 60  # characters of a value in a message
@@ -77,8 +79,8 @@ class Field:
     my_type: MyType
     columns: tuple[Column, ...]
 
-    def from_wire(self, wire: WireColumn, values: Sequence[bytes | None], table: str) -> list[pa.Array]:
-        """Values of row images (without length prefix, None for NULL), an array per column. Raises ValueUnfit.
+    def from_wire(self, wire: WireColumn, values: Values, table: str) -> list[pa.Array]:
+        """Values of row images, an array per column. Raises ValueUnfit.
 
         The type must fit the wire column (types.fits_wire).
         """
@@ -92,7 +94,7 @@ class Field:
 
     def _kept(self, values: _Values, convert: _Convert, show: _Convert, table: str) -> list[pa.Array]:
         array = self._sound(convert, values, table)
-        if array.null_count == (values.null_count if isinstance(values, pa.Array) else values.count(None)):
+        if array.null_count == values.null_count:
             return [array, *(pa.nulls(len(array), pa.string()) for _ in self.columns[1:])]
         rows = [row for row, (null, was) in enumerate(zip(_missing(array), _missing(values), strict=True)) if null and not was]
         if len(self.columns) == 1:
@@ -121,24 +123,27 @@ class Field:
         return ValueUnfit("decode.value", **shown, target=column.store_type)
 
 
-_Values: TypeAlias = "Sequence[bytes | None] | pa.Array"
+_Values: TypeAlias = "Values | pa.Array"
 _Convert = Callable[[Any], pa.Array]
 
 
-def _with(convert: FromWire, wire: WireColumn, values: Wire) -> pa.Array:
+def _with(convert: FromWire, wire: WireColumn, values: Values) -> pa.Array:
     return convert(values, wire)
 
 
 def _missing(values: _Values) -> list[bool]:
-    return values.is_null().to_pylist() if isinstance(values, pa.Array) else [value is None for value in values]
+    return values.is_null().to_pylist() if isinstance(values, pa.Array) else [value is None for value in values.to_pylist()]
 
 
 def _some(values: _Values, rows: Sequence[int]) -> _Values:
-    return values.take(pa.array(rows, pa.int64())) if isinstance(values, pa.Array) else [values[row] for row in rows]
+    if isinstance(values, pa.Array):
+        return values.take(pa.array(rows, pa.int64()))
+    listed = values.to_pylist()
+    return values_of([listed[row] for row in rows])
 
 
 def _binary(values: _Values) -> pa.Array:
-    return values if isinstance(values, pa.Array) else pa.array(values, pa.binary())
+    return values if isinstance(values, pa.Array) else binary(values)
 
 
 def _shown(texts: pa.Array, values: _Values) -> list[str]:
@@ -153,10 +158,11 @@ def _shortened(text: str) -> str:
 def _offender(convert: _Convert, values: _Values) -> _Values:
     """The first value that can't be converted, found by halving."""
     while len(values) > 1:
-        left = values[: len(values) // 2]
+        half = len(values) // 2
+        left = _some(values, range(half))
         try:
             convert(left)
-            values = values[len(values) // 2 :]
+            values = _some(values, range(half, len(values)))
         except ValueError:
             values = left
     return values
@@ -169,7 +175,7 @@ def _reading(my_type: MyType, column: Column) -> Converter:
     if (column.type, column.store_type) == _mapped(my_type):
         return made
     if pa.types.is_binary(column.type):
-        return replace(made, wire=lambda values, _: pa.array(values, pa.binary()), text=lambda raw: raw)
+        return replace(made, wire=lambda values, _: binary(values), text=lambda raw: raw)
     if pa.types.is_decimal(column.type):
         return replace(
             made,

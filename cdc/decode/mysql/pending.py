@@ -4,23 +4,28 @@ from __future__ import annotations
 
 import zlib
 from array import array
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
-from itertools import repeat
-from typing import cast
+from typing import TYPE_CHECKING
 
 import pyarrow as pa
-from pymysqlreplication.constants import FIELD_TYPE
+import pyarrow.compute as pc
 
 from cdc.decode.mysql.aside import Aside
 from cdc.decode.mysql.captured import Changes, Layout
-from cdc.decode.mysql.events import Xid, inflate
-from cdc.decode.mysql.rows import Value
+from cdc.decode.mysql.events import Reader, Xid, inflate
+from cdc.decode.mysql.images import values_of
+from cdc.decode.mysql.kernel import DELETE, MOVED
+from cdc.decode.mysql.rows import Texts
 from cdc.decode.mysql.wire import Malformed, Place
 from cdc.errors import SchemaUnknown
 from cdc.types import ABSENT, OLD, OP, ORDINAL, TRANSACTIONS, TRUNCATE, TXN, UPDATE, TableChanges, TableSchema
 
+if TYPE_CHECKING:
+    from cdc.decode.mysql.kernel import Gathered, Values
+
 PACKED_AT = 2 << 20  # bytes of rows that wait to be turned into Arrow together
+_OPS = bytes.maketrans(bytes([MOVED]), UPDATE.encode())
 
 
 @dataclass(slots=True)
@@ -74,23 +79,24 @@ class Pending:
         """Stops as long as rows of the table are pending that have another schema."""
         while not self.has_room(schema):
             yield
-        if schema.table in self._tables and self._tables[schema.table].schema != schema:
-            del self._tables[schema.table]
 
-    def add(self, transaction: Transaction, layout: Layout, changes: Changes, size: int) -> None:
-        """The next changes of a transaction, of `size` bytes; there must be room. Raises Malformed and ValueUnfit."""
-        self._table(layout.schema).add(layout, changes, size, self._listed(transaction), transaction.ordinal)
-        transaction.ordinal += len(changes.ops)
-        self.bytes += size
+    def add(self, transaction: Transaction, layout: Layout, kind: int, reader: Reader) -> None:
+        """The next changes of a transaction, out of a rows event; there must be room. Raises as Layout.read, and ValueUnfit."""
+        table = self._table(layout.schema)
+        changes = table.read(layout, kind, reader)
+        if changes.ops:
+            self._keep(table).add(changes, self._listed(transaction), transaction.ordinal)
+            transaction.ordinal += len(changes.ops)
+            self.bytes += changes.size
 
     def truncate(self, transaction: Transaction, schema: TableSchema) -> None:
         """The next change of a transaction is that a table was emptied; there must be room."""
-        self._table(schema).truncate(self._listed(transaction), transaction.ordinal)
+        self._keep(self._table(schema)).truncate(self._listed(transaction), transaction.ordinal)
         transaction.ordinal += 1
 
     def announce(self, schema: TableSchema) -> None:
         """A table has a new schema; there must be room."""
-        self._table(schema).announced = True
+        self._keep(self._table(schema)).announced = True
 
     def cut(self, transaction: Transaction, ordinal: int, size: int) -> None:
         """Forget a transaction's changes from an ordinal on, when `size` bytes were pending. Raises Malformed if some were taken."""
@@ -121,9 +127,15 @@ class Pending:
         return pa.Table.from_arrays(columns, schema=TRANSACTIONS), changes
 
     def _table(self, schema: TableSchema) -> Captured:
-        if schema.table not in self._tables:
-            self._tables[schema.table] = Captured(schema)
-        return self._tables[schema.table]
+        """What is pending of a table that has the schema, be it nothing yet."""
+        table = self._tables.get(schema.table)
+        return table if table is not None and table.schema == schema else Captured(schema)
+
+    def _keep(self, table: Captured) -> Captured:
+        if self._tables.get(table.schema.table) is not table:
+            self._tables.pop(table.schema.table, None)
+            self._tables[table.schema.table] = table
+        return table
 
     def _listed(self, transaction: Transaction) -> int:
         """The transaction's index among those that `take` gives."""
@@ -136,21 +148,20 @@ class Pending:
 class Captured:
     """The pending changes of a table, all of one schema; `announced`: that is new, and to be told of even without any.
 
-    Rows are gathered as lists of values and turned into Arrow some MB at a time.
+    Rows are gathered, and turned into Arrow some MB at a time.
     """
 
     def __init__(self, schema: TableSchema) -> None:
         self.schema = schema
-        types = {column.name: column.type for column in schema.columns}
-        self._types = [*types.values(), *(types[name] for name in schema.key)]
-        self._chunks: list[list[pa.Array]] = [[] for _ in self._types]  # of the columns, and of the keys there were before
+        self._chunks: list[list[pa.Array]] = [[] for _ in schema.columns]
         self._layout: Layout | None = None
-        self._raw: list[list[Value]] = []
-        self._raw_rows = self._raw_bytes = 0
-        self._ops = bytearray()
-        self._txns, self._ordinals = array("i"), array("q")
-        self._absent: dict[int, tuple[int, ...]] = {}
-        self._old: dict[int, tuple[Value, ...]] = {}
+        self._gathered: Gathered | None = None
+        self._texts = Texts()  # by rows gathered
+        self._ops = bytearray()  # as gathered
+        self._txns = array("i")
+        self._ahead = array("q")  # how far the ordinal of a row is ahead of its number here
+        self._absents: list[tuple[int, ...] | None] = [None]
+        self._absent = array("i")  # which of these is of a row, up to the last that has one
         self.announced = False
 
     @property
@@ -158,87 +169,77 @@ class Captured:
         """Rows pending."""
         return len(self._ops)
 
-    def add(self, layout: Layout, changes: Changes, size: int, txn: int, ordinal: int) -> None:
-        """Add changes of `size` bytes, whose ordinals follow each other from `ordinal`. Raises as `pack`."""
+    def read(self, layout: Layout, kind: int, reader: Reader) -> Changes:
+        """Gather what a rows event changes (see Layout.read), to be added at once. Raises as that, and as `pack`."""
         if self._layout is not layout:
             self.pack(least=0)
-            self._layout, self._raw = layout, [[] for _ in layout.fields]
-        first, count = self.rows, len(changes.ops)
-        for raw, values in zip(self._raw, changes.columns, strict=True):
-            raw.extend(repeat(None, count) if values is None else values)
+            self._layout, self._gathered = layout, layout.gathered()
+        assert self._gathered is not None
+        return layout.read(kind, reader, self._gathered)
+
+    def add(self, changes: Changes, txn: int, ordinal: int) -> None:
+        """Add changes that were read, whose ordinals follow each other from `ordinal`. Raises as `pack`."""
+        self._texts |= changes.texts
         if changes.absent:
-            self._absent.update((first + at, changes.absent) for at, op in enumerate(changes.ops) if op == UPDATE)
-        self._old.update((first + at, key) for at, key in changes.old.items())
+            self._note_absent(changes)
         self._note(changes.ops, txn, ordinal)
-        self._raw_rows += count
-        self._raw_bytes += size
         self.pack()
 
     def truncate(self, txn: int, ordinal: int) -> None:
         """Add that the table was emptied."""
         self.pack(least=0)
-        for chunks, kind in zip(self._chunks, self._types, strict=True):
-            chunks.append(pa.nulls(1, kind))
-        self._note(TRUNCATE, txn, ordinal)
+        for chunks, column in zip(self._chunks, self.schema.columns, strict=True):
+            chunks.append(pa.nulls(1, column.type))
+        self._note(TRUNCATE.encode(), txn, ordinal)
 
-    def _note(self, ops: str, txn: int, ordinal: int) -> None:
-        self._ops += ops.encode()
-        self._txns.extend(repeat(txn, len(ops)))
-        self._ordinals.extend(range(ordinal, ordinal + len(ops)))
+    def _note(self, ops: bytes, txn: int, ordinal: int) -> None:
+        self._txns += array("i", [txn]) * len(ops)
+        self._ahead += array("q", [ordinal - self.rows]) * len(ops)
+        self._ops += ops
+
+    def _note_absent(self, changes: Changes) -> None:
+        if changes.absent not in self._absents:
+            self._absents.append(changes.absent)
+        number = self._absents.index(changes.absent)
+        self._fill_absent()
+        deleted = DELETE in changes.ops
+        self._absent += array("i", [number * (op != DELETE) for op in changes.ops]) if deleted else array("i", [number]) * len(changes.ops)
+
+    def _fill_absent(self) -> None:
+        self._absent += array("i", [0]) * (self.rows - len(self._absent))
 
     def cut(self, txn: int, ordinal: int) -> None:
         """Forget the changes of a transaction from an ordinal on: they were rolled back."""
         kept = self.rows
-        while kept and self._txns[kept - 1] == txn and self._ordinals[kept - 1] >= ordinal:
+        while kept and self._txns[kept - 1] == txn and self._ahead[kept - 1] + kept - 1 >= ordinal:
             kept -= 1
-        packed = self.rows - self._raw_rows
-        self._raw_rows = max(0, kept - packed)
-        for raw in self._raw:
-            del raw[self._raw_rows :]
+        packed = self.rows - (self._gathered.rows if self._gathered else 0)
+        if self._gathered:
+            self._gathered.cut(kept - packed)
         if kept < packed:
-            arrays = (pa.chunked_array(chunks, kind) for chunks, kind in zip(self._chunks, self._types, strict=True))
+            arrays = (pa.chunked_array(chunks, column.type) for chunks, column in zip(self._chunks, self.schema.columns, strict=True))
             self._chunks = [list(whole.slice(0, kept).chunks) for whole in arrays]
-        del self._ops[kept:], self._txns[kept:], self._ordinals[kept:]
-        self._absent = {row: indexes for row, indexes in self._absent.items() if row < kept}
-        self._old = {row: key for row, key in self._old.items() if row < kept}
+        self._texts = Texts({(index, row): text for (index, row), text in self._texts.items() if row < kept - packed})
+        del self._ops[kept:], self._txns[kept:], self._ahead[kept:], self._absent[kept:]
 
     def pack(self, least: int = PACKED_AT) -> None:
         """Turn the values into Arrow and let go of them, once they are of `least` bytes. Raises Malformed and ValueUnfit."""
-        layout = self._layout
-        if layout is None or not self._raw_rows or self._raw_bytes < least:
+        layout, gathered = self._layout, self._gathered
+        if layout is None or gathered is None or not gathered.rows or gathered.size < least:
             return
-        arrays = [
-            converted for index, field in enumerate(layout.fields) if field for converted in self._convert(layout, index, self._raw[index])
-        ]
-        arrays += self._converted_old(layout)
-        for chunks, converted in zip(self._chunks, arrays, strict=True):
-            chunks.append(converted)
-        self._raw = [[] for _ in self._raw]
-        self._raw_rows = self._raw_bytes = 0
+        made = [one for slot, index in enumerate(layout.kept) for one in self._convert(layout, index, gathered.values(slot))]
+        for chunks, one in zip(self._chunks, made, strict=True):
+            chunks.append(one)
+        gathered.clear()
+        self._texts = Texts()
 
-    def _converted_old(self, layout: Layout) -> Iterator[pa.Array]:
-        rows = range(self.rows - self._raw_rows, self.rows)
-        changed = bool(self._old) and max(self._old) >= rows.start
-        nothing = (None,) * len(layout.key)
-        keys = [self._old.get(row, nothing) for row in rows] if changed else []
-        for place, index in enumerate(layout.key):
-            yield (
-                self._convert(layout, index, [key[place] for key in keys])[0]
-                if changed
-                else pa.nulls(len(rows), self._types[len(self.schema.columns) + place])
-            )
-
-    def _convert(self, layout: Layout, index: int, values: Sequence[Value]) -> list[pa.Array]:
+    def _convert(self, layout: Layout, index: int, values: Values) -> list[pa.Array]:
         field, column = layout.fields[index], layout.table.columns[index]
         assert field is not None
-        texts: dict[int, str] = {}
-        raw = cast("Sequence[bytes | None]", values)
-        if column.code == FIELD_TYPE.JSON:
-            texts = {row: value for row, value in enumerate(values) if isinstance(value, str)}
-            raw = [value if isinstance(value, bytes) else None for value in values]
-        elif column.compressed:
-            raw = [value and _decompressed(value) for value in raw]
-        array, *more = field.from_wire(column, raw, self.schema.table)
+        if column.compressed:
+            values = values_of([value and _decompressed(value) for value in values.to_pylist()])
+        array, *more = field.from_wire(column, values, self.schema.table)
+        texts = {row: text for (at, row), text in self._texts.items() if at == index}
         if texts:
             array = pa.array([texts.get(row, text) for row, text in enumerate(array.to_pylist())], array.type)
         return [array, *more]
@@ -247,24 +248,38 @@ class Captured:
         """The pending rows; of no use then. Raises as `pack`, and SchemaUnknown."""
         self.pack(least=0)
         self._check_key()
-        names = [*(column.name for column in self.schema.columns), *(OLD + name for name in self.schema.key if self._old)]
-        columns = [pa.chunked_array(chunks, kind) for chunks, kind in zip(self._chunks, self._types, strict=True)][: len(names)]
-        if self._absent:
-            names.append(ABSENT)
-            columns.append(pa.array([self._absent.get(row) for row in range(self.rows)], pa.list_(pa.int16())))
-        places = [self._op_column(), _whole(pa.int32(), self._txns), _whole(pa.int64(), self._ordinals)]
-        return TableChanges(self.schema, pa.table([*places, *columns], [OP, TXN, ORDINAL, *names]))
+        columns = {
+            column.name: pa.chunked_array(chunks, column.type) for column, chunks in zip(self.schema.columns, self._chunks, strict=True)
+        }
+        ordinals = pc.add(_whole(pa.int64(), self._ahead), pa.arange(0, self.rows))
+        places = {OP: self._op_column(), TXN: _whole(pa.int32(), self._txns), ORDINAL: ordinals}
+        return TableChanges(self.schema, pa.table(places | columns | self._old_keys(columns) | self._absent_column()))
+
+    def _old_keys(self, columns: Mapping[str, pa.ChunkedArray]) -> dict[str, pa.ChunkedArray]:
+        """The keys that updates changed: those of the rows before them, which are deleted. None at all if no update did."""
+        if not self.schema.key or MOVED not in self._ops:
+            return {}
+        moved = pc.equal(pa.Array.from_buffers(pa.uint8(), self.rows, [None, pa.py_buffer(self._ops)]), pa.scalar(MOVED, pa.uint8()))
+        rows = pc.if_else(moved, pa.arange(-1, self.rows - 1), pa.scalar(None, pa.int64()))
+        return {OLD + name: columns[name].take(rows) for name in self.schema.key}
+
+    def _absent_column(self) -> dict[str, pa.Array]:
+        """Which columns rows did not log. None at all if all did."""
+        if not any(self._absent):
+            return {}
+        self._fill_absent()
+        return {ABSENT: pa.array(self._absents, pa.list_(pa.int16())).take(_whole(pa.int32(), self._absent))}
 
     def _check_key(self) -> None:
         """Only a truncate's row may lack its key."""
         truncates = self._ops.count(TRUNCATE.encode())
-        for column, chunks in zip(self.schema.columns, self._chunks[: len(self.schema.columns)], strict=True):
+        for column, chunks in zip(self.schema.columns, self._chunks, strict=True):
             if column.name in self.schema.key and sum(chunk.null_count for chunk in chunks) != truncates:
                 raise SchemaUnknown("binlog.identity", table=self.schema.table, column=column.name)
 
     def _op_column(self) -> pa.Array:
-        ends = array("i", range(self.rows + 1))
-        return pa.StringArray.from_buffers(self.rows, pa.py_buffer(ends), pa.py_buffer(bytes(self._ops)))
+        (_, ends) = pa.arange(0, self.rows + 1).cast(pa.int32()).buffers()
+        return pa.StringArray.from_buffers(self.rows, ends, pa.py_buffer(self._ops.translate(_OPS)))
 
 
 def _decompressed(value: bytes) -> bytes:

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import re
 from dataclasses import dataclass
+from functools import lru_cache
 from urllib.parse import quote, unquote
 
 from cdc.decode.mysql.gtid import Gtids, includes, parse_gtids
@@ -83,7 +84,12 @@ def reached(position: BinlogPosition, target: BinlogPosition) -> bool:
 
 def place_text(file: str, offset: int) -> str:
     """`binlog.000003:1234`: also what TRANSACTIONS.position holds."""
-    return f"{quote(file, safe=_PLAIN)}:{offset}"
+    return f"{_quoted(file)}:{offset}"
+
+
+@lru_cache(maxsize=64)
+def _quoted(file: str) -> str:
+    return quote(file, safe=_PLAIN)
 
 
 def file_number(file: str) -> int:

@@ -13,13 +13,13 @@ from __future__ import annotations
 from array import array
 from bisect import bisect_left
 from collections.abc import Iterator
+from functools import cache
 from itertools import pairwise
 from struct import Struct
 
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from cdc.decode.mysql.packed import whole
 from cdc.decode.mysql.wire import Malformed
 
 NULL, TWO, THREE, EIGHT = 0xFB, 0xFC, 0xFD, 0xFE
@@ -133,8 +133,14 @@ class TextRows:
             raise _wrong() from None
 
 
+@cache
+def _whole(number: int) -> pa.Scalar:
+    """An int64 for Arrow's kernels; kept, as pyarrow takes 0.1 ms to make one where numpy is not installed."""
+    return pa.scalar(number, pa.int64())
+
+
 def _relative(places: array[int], begin: int) -> pa.Array:
-    return pc.subtract(_numbers(places), whole(begin))
+    return pc.subtract(_numbers(places), _whole(begin))
 
 
 def _numbers(numbers: array[int]) -> pa.Array:
@@ -159,13 +165,13 @@ def _span(content: pa.Array, place: pa.Array) -> tuple[pa.Array, pa.Array, pa.Ar
     """Where the values that stand at `place` start and end, and which are NULL, if any may be."""
     lead = content.take(place)
     longest = pc.max(lead).as_py()
-    start, size = pc.add(place, whole(1)), lead.cast(pa.int64())
+    start, size = pc.add(place, _whole(1)), lead.cast(pa.int64())
     if longest < NULL:
         return start, pc.add(start, size), None
     if longest > EIGHT:
         raise Malformed("a length of no known kind")
     null = pc.equal(lead, _NULL)
-    size = pc.if_else(null, whole(0), size)
+    size = pc.if_else(null, _whole(0), size)
     if longest > NULL:
         extra = _EXTRA.take(lead)
         size = pc.if_else(pc.greater_equal(lead, _TWO), _wide(content, place, extra), size)
@@ -177,9 +183,9 @@ def _wide(content: pa.Array, place: pa.Array, extra: pa.Array) -> pa.Array:
     """The lengths that take `extra` bytes after the first."""
     size = pc.subtract(place, place)
     for offset in range(1, pc.max(extra).as_py() + 1):
-        byte = pc.if_else(pc.less(extra, whole(offset)), whole(0), content.take(pc.add(place, whole(offset))).cast(pa.int64()))
+        byte = pc.if_else(pc.less(extra, _whole(offset)), _whole(0), content.take(pc.add(place, _whole(offset))).cast(pa.int64()))
         if offset <= 4:
-            size = pc.add(size, pc.shift_left(byte, whole(8 * (offset - 1))))
+            size = pc.add(size, pc.shift_left(byte, _whole(8 * (offset - 1))))
         elif pc.max(byte).as_py():
             raise _wrong()
     return size
@@ -189,7 +195,7 @@ def _values(buffer: pa.Buffer, start: pa.Array, end: pa.Array, rows: pa.Array) -
     """The bytes from `start` to `end`: every other value of an array whose offsets are start, end, start, end, and so on."""
     if pc.max(end).as_py() > len(buffer) - len(_PAD):
         raise _wrong()
-    offsets = pc.add(start, pc.shift_left(end, whole(32)))
+    offsets = pc.add(start, pc.shift_left(end, _whole(32)))
     return pa.Array.from_buffers(pa.binary(), 2 * len(start) - 1, [None, offsets.buffers()[1], buffer]).take(rows)
 
 

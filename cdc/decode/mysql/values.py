@@ -14,19 +14,23 @@ from dataclasses import dataclass
 from decimal import Decimal
 from functools import cache, partial
 from ipaddress import IPv4Address
+from typing import TYPE_CHECKING
 
 import pyarrow as pa
 import pyarrow.compute as pc
+from pymysqlreplication.constants import FIELD_TYPE
 
-from cdc.decode.mysql import moments
+from cdc.decode.mysql import images, moments
 from cdc.decode.mysql.binary_json import json_text
 from cdc.decode.mysql.charsets import Decode, beyond_bmp, decoder, extends_ascii
-from cdc.decode.mysql.decimals import DIGITS_MAX, packed_decimals, packed_texts, printed
-from cdc.decode.mysql.packed import Wire, big, little, numbers, signed24
+from cdc.decode.mysql.decimals import DIGITS_MAX, printed
 from cdc.decode.mysql.types import BYTES, GEOMETRIES, INTEGERS, INTERNET, MEMBERS, TEXTS, MyType
 from cdc.decode.mysql.wire import Malformed, WireColumn
 
-FromWire = Callable[[Wire, WireColumn], pa.Array]
+if TYPE_CHECKING:
+    from cdc.decode.mysql.kernel import Values
+
+FromWire = Callable[["Values", WireColumn], pa.Array]
 FromText = Callable[[pa.Array], pa.Array]
 
 
@@ -56,21 +60,25 @@ def converter(my_type: MyType) -> Converter:
         return _floats(pa.float32() if name == "float" else pa.float64())
     if name == "bit":
         size = ((my_type.length or 1) + 7) // 8
-        return _shown(lambda values, _: big(values, size), lambda raw: big(raw.to_pylist(), size), _as_text)
+        return _shown(
+            lambda values, _: images.bits(values, size), lambda raw: images.bits(images.values_of(raw.to_pylist()), size), _as_text
+        )
     if name in TEXTS:
         convert = partial(decoded, charset=my_type.charset or "")
-        return _same(lambda values, _: convert(_binary(values)), convert)
+        return _same(lambda values, _: convert(images.binary(values)), convert)
     if name in BYTES:
         return _bytes(my_type.length if name == "binary" else None)
     if name in MEMBERS:
         return _members(my_type)
     if name in INTERNET:
         form = {"uuid": _uuid_text, "inet4": lambda value: str(IPv4Address(value)), "inet6": _inet6_text}[name]
-        return _same(lambda values, _: _padded_texts(values, INTERNET[name], form), _utf8)
+        return _same(lambda values, _: _each(images.binary(values, INTERNET[name]), form), _utf8)
     if name == "json":
-        return _same(lambda values, _: pa.array([None if value is None else json_text(value) for value in values], pa.string()), _utf8)
+        return _same(lambda values, _: _each(images.binary(values), json_text), _utf8)
     if name in GEOMETRIES or name == "vector":
-        return Converter(_raw, _itself, lambda values, _: hexadecimal(_binary(values)), hexadecimal)
+        return Converter(
+            lambda values, _: images.binary(values), _itself, lambda values, _: hexadecimal(images.binary(values)), hexadecimal
+        )
     return _moments(name)
 
 
@@ -82,14 +90,6 @@ def _same(wire: FromWire, text: FromText) -> Converter:
 def _shown(wire: FromWire, text: FromText, show: FromText) -> Converter:
     """Of a type all of whose values have a target, whose text is made of that."""
     return Converter(wire, text, lambda values, column: show(wire(values, column)), lambda raw: show(text(raw)))
-
-
-def _binary(values: Wire) -> pa.Array:
-    return pa.array(values, pa.binary())
-
-
-def _raw(values: Wire, _: WireColumn) -> pa.Array:
-    return _binary(values)
 
 
 def _itself(raw: pa.Array) -> pa.Array:
@@ -106,7 +106,11 @@ def _as_text(values: pa.Array) -> pa.Array:
 
 def hexadecimal(raw: pa.Array) -> pa.Array:
     """Bytes as 0x and digits, as the servers' clients print them."""
-    return pa.array([None if value is None else f"0x{value.hex().upper()}" for value in raw.to_pylist()], pa.string())
+    return _each(raw, lambda value: f"0x{value.hex().upper()}")
+
+
+def _each(raw: pa.Array, form: Callable[[bytes], str]) -> pa.Array:
+    return pa.array([None if value is None else form(value) for value in raw.to_pylist()], pa.string())
 
 
 _INTEGERS = {
@@ -125,18 +129,14 @@ def integer_kind(my_type: MyType) -> pa.DataType:
 
 def _integers(my_type: MyType) -> Converter:
     size, kind = _INTEGERS[my_type.name][0], integer_kind(my_type)
-
-    def wire(values: Wire, _: WireColumn) -> pa.Array:
-        if size == 3:
-            return little(values, size).cast(kind) if my_type.unsigned else signed24(values)
-        return numbers(values, size, kind)
-
-    return _shown(wire, lambda raw: _utf8(raw).cast(kind), _as_text)
+    return _shown(
+        lambda values, _: images.numbers(values, size, kind, signed=not my_type.unsigned), lambda raw: _utf8(raw).cast(kind), _as_text
+    )
 
 
 def _decimals(digits: tuple[int, int]) -> Converter:
-    def wire_text(values: Wire, _: WireColumn) -> pa.Array:
-        return packed_texts(values, digits)
+    def wire_text(values: Values, _: WireColumn) -> pa.Array:
+        return images.decimal_texts(values, digits)
 
     def text_text(raw: pa.Array) -> pa.Array:
         return printed(_utf8(raw))
@@ -144,14 +144,14 @@ def _decimals(digits: tuple[int, int]) -> Converter:
     if digits[0] > DIGITS_MAX:
         return _same(wire_text, text_text)
     target = pa.decimal128(*digits)
-    return Converter(lambda values, _: packed_decimals(values, digits), lambda raw: _utf8(raw).cast(target), wire_text, text_text)
+    return Converter(lambda values, _: images.decimals(values, digits), lambda raw: _utf8(raw).cast(target), wire_text, text_text)
 
 
 _POINT_MIN, _POINT_MAX = -14, 15  # where the point may stand before or after the first digit and no exponent is printed
 
 
 def _floats(kind: pa.DataType) -> Converter:
-    return _shown(lambda values, _: numbers(values, kind.bit_width // 8, kind), lambda raw: _utf8(raw).cast(kind), _float_texts)
+    return _shown(lambda values, _: images.numbers(values, kind.bit_width // 8, kind), lambda raw: _utf8(raw).cast(kind), _float_texts)
 
 
 def _float_texts(values: pa.Array) -> pa.Array:
@@ -202,23 +202,13 @@ def _text(value: bytes | None, decode: Decode | None) -> str | None:
 def _bytes(length: int | None) -> Converter:
     """`length`: of BINARY, whose zeros at the end are not in the log."""
 
-    def wire(values: Wire, _: WireColumn) -> pa.Array:
-        return _binary(values if length is None else _padded(values, length))
+    def wire(values: Values, _: WireColumn) -> pa.Array:
+        return images.binary(values, length)
 
     def text(raw: pa.Array) -> pa.Array:
         return decoded(raw, "utf8mb4")
 
     return Converter(wire, _itself, lambda values, column: text(wire(values, column)), text)
-
-
-def _padded(values: Wire, length: int) -> Wire:
-    if any(value is not None and len(value) > length for value in values):
-        raise Malformed(f"a value is longer than {length} bytes")
-    return [None if value is None else value.ljust(length, b"\0") for value in values]
-
-
-def _padded_texts(values: Wire, length: int, form: Callable[[bytes], str]) -> pa.Array:
-    return pa.array([None if value is None else form(value) for value in _padded(values, length)], pa.string())
 
 
 def _uuid_text(value: bytes) -> str:
@@ -252,8 +242,8 @@ def _members(my_type: MyType) -> Converter:
     convert = partial(decoded, charset=charset)
     pick = _enum if my_type.name == "enum" else _set
 
-    def wire(values: Wire, column: WireColumn) -> pa.Array:
-        return pick(values, column.meta, _known_members(my_type, column))
+    def wire(values: Values, column: WireColumn) -> pa.Array:
+        return pick(images.numbers(values, column.meta, pa.uint64()), _known_members(my_type, column))
 
     return _same(wire, convert)
 
@@ -267,15 +257,14 @@ def _known_members(my_type: MyType, column: WireColumn) -> list[str | None]:
     return [None if "?" in member and beyond_bmp(charset) else member for member in my_type.members]
 
 
-def _enum(values: Wire, size: int, members: list[str | None]) -> pa.Array:
-    indexes = little(values, size)
+def _enum(indexes: pa.Array, members: list[str | None]) -> pa.Array:
     if (pc.max(indexes).as_py() or 0) > len(members):
         raise Malformed("an ENUM has no such member")
     return pa.array(["", *members], pa.string()).take(indexes)
 
 
-def _set(values: Wire, size: int, members: list[str | None]) -> pa.Array:
-    encoded = little(values, size).dictionary_encode()
+def _set(numbers: pa.Array, members: list[str | None]) -> pa.Array:
+    encoded = numbers.dictionary_encode()
     return pa.array([_set_text(bits, members) for bits in encoded.dictionary.to_pylist()], pa.string()).take(encoded.indices)
 
 
@@ -288,17 +277,24 @@ def _set_text(bits: int, members: list[str | None]) -> str | None:
 
 def _moments(name: str) -> Converter:
     if name == "time":
-        return _same(moments.time_texts, _utf8)
+        return _same(lambda values, column: images.times(values, column.meta, column.code == FIELD_TYPE.TIME), _utf8)
     if name == "year":
-        return _shown(moments.years, lambda raw: _utf8(raw).cast(pa.int16()), _year_texts)
+        return _shown(lambda values, _: images.years(values), lambda raw: _utf8(raw).cast(pa.int16()), _year_texts)
     if name == "date":
-        return Converter(moments.dates, lambda raw: moments.parsed(_utf8(raw), pa.date32()), moments.date_texts, _utf8)
+        return Converter(
+            lambda values, _: images.dates(values), lambda raw: moments.parsed(_utf8(raw), pa.date32()), moments.date_texts, _utf8
+        )
     if name == "datetime":
-        return Converter(moments.datetimes, lambda raw: moments.parsed(_utf8(raw), moments.TIMESTAMP), moments.datetime_texts, _utf8)
+        return Converter(
+            lambda values, column: images.datetimes(values, column.meta, column.code == FIELD_TYPE.DATETIME),
+            lambda raw: moments.parsed(_utf8(raw), images.TIMESTAMP),
+            moments.datetime_texts,
+            _utf8,
+        )
     assert name == "timestamp"
     return Converter(
-        moments.timestamps,
-        lambda raw: moments.parsed(_utf8(raw), moments.TIMESTAMP).view(moments.TIMESTAMPTZ),
+        lambda values, column: images.timestamps(values, column.meta, column.code == FIELD_TYPE.TIMESTAMP),
+        lambda raw: moments.parsed(_utf8(raw), images.TIMESTAMP).view(images.TIMESTAMPTZ),
         moments.timestamp_texts,
         _utf8,
     )

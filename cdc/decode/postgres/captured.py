@@ -1,20 +1,17 @@
-"""The pending changes of one captured table, between the decoder that collects them and Arrow."""
+"""A captured relation and its pending changes, from the kernel's rows to Arrow."""
 
 from __future__ import annotations
 
-from array import array
-from collections.abc import Sequence
 from dataclasses import dataclass
-from itertools import repeat
+from functools import partial
+from typing import Any
 
 import pyarrow as pa
 
-from cdc.decode.postgres.images import Malformed, Value, read_columns
+from cdc.decode.postgres.faults import Unidentified
 from cdc.decode.postgres.pgtypes import convert
 from cdc.errors import SchemaUnknown
-from cdc.types import ABSENT, OLD, OP, ORDINAL, TRUNCATE, TXN, UPDATE, TableChanges, TableSchema
-
-PACKED_AT = 4 << 20  # bytes of frames that wait to be read together
+from cdc.types import ABSENT, OLD, OP, ORDINAL, TXN, Column, TableChanges, TableSchema
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,117 +39,68 @@ class Relation:
 
 
 class Captured:
-    """A captured relation and its pending rows. Raises SchemaUnknown when the relation does not carry what the schema needs.
+    """A captured relation; `rows` takes its changes. Raises SchemaUnknown when the relation does not carry what the schema needs."""
 
-    `picks` are the places of the schema's columns in the relation, `key` those of its key columns.
-    """
-
-    def __init__(self, relation: Relation, schema: TableSchema) -> None:
+    def __init__(self, kernel: Any, relation: Relation, schema: TableSchema) -> None:
         places = {column.name: place for place, column in enumerate(relation.columns)}
         for column in schema.columns:
             if column.name not in places:
                 raise SchemaUnknown("decode.column", table=schema.table, column=column.name)
-        self.relation, self.schema = relation, schema
-        self.width = len(relation.columns)
-        self.picks = tuple(places[column.name] for column in schema.columns)
-        self.key = tuple(places[name] for name in schema.key)
-        if relation.identity in "di" and (unknown := [place for place in self.key if not relation.columns[place].key]):
+        key = [places[name] for name in schema.key]
+        identity = [place for place, column in enumerate(relation.columns) if column.key]
+        if relation.identity in "di" and (unknown := [place for place in key if place not in identity]):
             name = relation.columns[unknown[0]].name
             raise SchemaUnknown("decode.key", table=schema.table, column=name, relation=relation)
-        self._forget()
-
-    def _forget(self) -> None:
-        self._frames: list[bytes] = []
-        self._frames_bytes = 0
-        self._columns: list[list[pa.Array]] = [[] for _ in self.picks]
-        self._ops = bytearray()
-        self._txns, self._ordinals = array("i"), array("q")
-        self._absent: dict[int, list[int]] = {}
-        self._old: dict[int, tuple[Value, ...]] = {}
-
-    @property
-    def rows(self) -> int:
-        """Rows pending."""
-        return len(self._ops)
-
-    def add(self, op: str, frames: Sequence[bytes], size: int, txn: int, ordinal: int) -> None:
-        """Add a row per frame, whose image starts at HEAD; `size` is their bytes, their ordinals follow each other from `ordinal`."""
-        rows = len(frames)
-        self._frames += frames
-        self._frames_bytes += size
-        self._ops += op.encode() * rows
-        self._txns.extend(repeat(txn, rows))
-        self._ordinals.extend(range(ordinal, ordinal + rows))
-
-    def set_old_key(self, key: tuple[Value, ...]) -> None:
-        """The key that the row last added had before."""
-        self._old[self.rows - 1] = key
-
-    def pack(self, least: int = PACKED_AT) -> None:
-        """Read the frames into Arrow and let go of them, once there are `least` bytes. Raises Malformed and SchemaUnknown."""
-        if self._frames_bytes < least:
-            return
-        first = self.rows - len(self._frames)
-        for columns, unchanged in read_columns(self._frames, self.width, self.picks):
-            for chunks, column in zip(self._columns, columns, strict=True):
-                chunks.append(column)
-            for place, rows in unchanged.items():
-                self._note_absent(place, [first + row for row in rows])
-            first += len(columns[0]) if columns else 0
-        self._frames, self._frames_bytes = [], 0
-
-    def _note_absent(self, place: int, rows: list[int]) -> None:
-        if any(self._ops[row] != ord(UPDATE) for row in rows):
-            raise Malformed("a row that is no update lacks a value")
-        if place in self.key:
-            raise unidentified(self)
-        if place in self.picks:
-            index = self.picks.index(place)
-            for row in rows:
-                self._absent.setdefault(row, []).append(index)
+        self.relation, self.schema = relation, schema
+        self.rows = kernel.Rows(self, len(relation.columns), [places[column.name] for column in schema.columns], key, identity)
+        keyed = [column for name in schema.key for column in schema.columns if column.name == name]
+        self._columns = (*schema.columns, *keyed)  # and those of the key a row had before
+        self._writers = [_writer(kernel, column) for column in self._columns]
+        self._bytes = kernel.Bytes
 
     def take(self) -> TableChanges:
-        """The pending rows, which are then forgotten. Raises as `pack`, and ValueUnfit."""
-        self.pack(least=0)
-        self._check_key()
-        names, columns = [OP, TXN, ORDINAL], [self._op_column(), _whole(pa.int32(), self._txns), _whole(pa.int64(), self._ordinals)]
-        for column, chunks in zip(self.schema.columns, self._columns, strict=True):
-            names.append(column.name)
-            columns.append(convert(column, pa.chunked_array(chunks, pa.binary()), self.schema.table))
-        if self._absent:
+        """The pending changes, which are then forgotten. Raises Malformed, Unidentified and ValueUnfit."""
+        width = len(self.schema.columns)
+        writers = [make() for make in (self._writers if self.rows.moved else self._writers[:width])]
+        absent = self.rows.read(writers)
+        again = [None if writer.fit else self._bytes() for writer in writers]
+        if any(again):
+            self.rows.read(again)
+            writers = [second or first for first, second in zip(writers, again, strict=True)]
+        self._check_key(writers)
+        names, columns = [OP, TXN, ORDINAL], list(self.rows.operations())
+        arrays = [self._array(column, writer) for column, writer in zip(self._columns, writers, strict=False)]
+        names += [column.name for column in self.schema.columns]
+        columns += arrays[:width]
+        if absent is not None:
             names.append(ABSENT)
-            lists = [sorted(self._absent[row]) if row in self._absent else None for row in range(self.rows)]
-            columns.append(pa.array(lists, pa.list_(pa.int16())))
-        if self._old:
-            names += [OLD + name for name in self.schema.key]
-            columns += self._old_columns()
-        self._forget()
+            columns.append(absent)
+        names += [OLD + name for name in self.schema.key[: len(arrays) - width]]
+        columns += arrays[width:]
+        self.rows.forget()
         return TableChanges(self.schema, pa.table(columns, names))
 
-    def _check_key(self) -> None:
+    def _check_key(self, writers: list[Any]) -> None:
         """Only a truncate's row may lack its key."""
-        truncates = self._ops.count(TRUNCATE.encode())
-        for place in self.key:
-            if sum(chunk.null_count for chunk in self._columns[self.picks.index(place)]) != truncates:
-                raise unidentified(self)
+        for column, writer in zip(self.schema.columns, writers, strict=False):
+            if column.name in self.schema.key and writer.nulls != self.rows.truncates:
+                raise Unidentified(self)
 
-    def _op_column(self) -> pa.Array:
-        ends = array("i", range(self.rows + 1))
-        return pa.StringArray.from_buffers(self.rows, pa.py_buffer(ends), pa.py_buffer(bytes(self._ops)))
-
-    def _old_columns(self) -> list[pa.Array]:
-        nothing = (None,) * len(self.key)
-        keys = [self._old.get(row, nothing) for row in range(self.rows)]
-        columns = [self.schema.columns[self.picks.index(place)] for place in self.key]
-        return [
-            convert(column, pa.array([key[index] for key in keys], pa.binary()), self.schema.table) for index, column in enumerate(columns)
-        ]
+    def _array(self, column: Column, writer: Any) -> pa.Array:
+        array = writer.array()
+        return convert(column, array, self.schema.table) if type(writer) is self._bytes else array
 
 
-def unidentified(table: Captured) -> SchemaUnknown:
-    """The error for a change whose row can't be told."""
-    return SchemaUnknown("decode.identity", table=table.schema.table, relation=table.relation)
-
-
-def _whole(kind: pa.DataType, numbers: array[int]) -> pa.Array:
-    return pa.Array.from_buffers(kind, len(numbers), [None, pa.py_buffer(numbers)])
+def _writer(kernel: Any, column: Column) -> Any:
+    """Makes what writes a column's values: in its type; or as bytes, to be converted, which is faster where the kernel is not compiled."""
+    kind = column.type
+    if kernel.COMPILED:
+        if kind in kernel.NUMBERS:
+            return partial(kernel.Number, kind)
+        if pa.types.is_decimal(kind) and kind.scale <= kernel.SCALE_MAX and column.source_type != "money":
+            return partial(kernel.Decimal, kind)
+        if kind == pa.string() and column.store_type != "JSON":
+            return kernel.Text
+        if kind == pa.binary():
+            return kernel.Hex
+    return kernel.Bytes

@@ -5,30 +5,28 @@ Format: https://www.postgresql.org/docs/current/protocol-logicalrep-message-form
 What a transaction is known by is its commit LSN, where its commit record starts: Begin carries it, so it is the same in every chunk
 of a large transaction, and it is what pg_waldump shows. Where to go on is `Decoder.position`: the end of the last commit.
 
-Here messages are told apart and rows are only sorted: by table, with what they are and their place in their transaction. Their
-values are read later, many rows at once (`images`). Integers are big-endian. Every read is bounded: fixed fields by struct, indexes
-by the message, and the values of a row by the rule that they must end exactly where their image does.
+Here are the messages that only describe, and truncates; those that come by the thousand, and the values of rows, are the kernel's
+(cdc/decode/postgres/kernel.py). Integers are big-endian. Every read is bounded: fixed fields by struct, indexes by the message.
 """
 
 from __future__ import annotations
 
 import struct
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from struct import Struct
+from typing import Any
 
 import pyarrow as pa
 
-from cdc.decode.postgres.captured import Captured, Relation, RelationColumn, unidentified
-from cdc.decode.postgres.images import HEAD, Malformed, Value, read_row, write_row
-from cdc.errors import SourceError
-from cdc.types import DELETE, INSERT, TRANSACTIONS, TRUNCATE, UPDATE, Position, TableChanges, TableSchema
+from cdc.decode.kernels import kernel
+from cdc.decode.postgres.captured import Captured, Relation, RelationColumn
+from cdc.decode.postgres.faults import Malformed, Unidentified
+from cdc.errors import SchemaUnknown, SourceError
+from cdc.types import TRANSACTIONS, Position, TableChanges, TableSchema
 
 __all__ = ["Decoder", "Relation", "RelationColumn", "lsn_int", "lsn_text"]
 
-_EPOCH_US = 946_684_800_000_000  # PostgreSQL counts from 2000-01-01
-_MOMENT_MAX = 2**63 - 1 - _EPOCH_US
-_BEGIN, _COMMIT, _HEAD = Struct(">BQqI"), Struct(">BBQQq"), Struct(">BIBH")
 _UINT, _USHORT, _TYPE, _TRUNCATE, _MESSAGE = (
     Struct(">I").unpack_from,
     Struct(">H").unpack_from,
@@ -36,11 +34,7 @@ _UINT, _USHORT, _TYPE, _TRUNCATE, _MESSAGE = (
     Struct(">BIB"),
     Struct(">BBQ"),
 )
-_OLD, _NEW = b"ON"
-_NEW_HEAD = 3  # what comes between the old row and the first value of the new one: N, number of columns (2)
-_BEGIN_TAG, _COMMIT_TAG, _RELATION_TAG, _INSERT, _UPDATE, _DELETE = b"BCRIUD"
-_OPS = {_INSERT: INSERT, _UPDATE: UPDATE, _DELETE: DELETE}
-_MARKS = {_INSERT: b"N", _UPDATE: b"NKO", _DELETE: b"KO"}
+_RELATION = ord("R")
 
 
 def lsn_text(lsn: int) -> str:
@@ -59,23 +53,14 @@ class Decoder:
 
     `resolve` gives the schema a relation is captured with (its columns in any order, those it does not name are ignored), or None
     when it is not captured, and its rows are skipped. No two relations may resolve to one table at a time.
-
-    `in_transaction`: a Begin without its Commit was decoded. `pending_bytes`: the size, as received, of what `take` would give.
     """
 
     def __init__(self, resolve: Callable[[Relation], TableSchema | None]) -> None:
         self._resolve = resolve
         self._relations: dict[int, Relation] = {}
-        self._tables: dict[int, Captured | None] = {}
-        self._pending: dict[int, Captured] = {}
-        self._transactions: list[tuple[int, int, int]] = []  # commit LSN, xid, commit time
-        self._listed = False  # the open transaction is the last of _transactions
-        self._commit_lsn, self._committed_us, self._xid, self._ordinal = 0, 0, 0, 0
-        self.in_transaction = False
-        self.pending_bytes = 0
-        self._end_lsn: int | None = None
+        self._kernel: Any = kernel("postgres").module
+        self._messages = self._kernel.Messages()
         self._handlers: dict[int, Callable[[bytes], None]] = {
-            ord("C"): self._commit,
             ord("T"): self._truncate,
             ord("O"): _check_origin,
             ord("Y"): _check_type,
@@ -83,39 +68,44 @@ class Decoder:
         }
 
     @property
+    def in_transaction(self) -> bool:
+        """Whether a Begin without its Commit was decoded."""
+        return bool(self._messages.in_transaction)
+
+    @property
     def pending_rows(self) -> int:
         """Changes that `take` would give."""
-        return sum(table.rows for table in self._pending.values())
+        return sum(rows.count for rows in self._messages.pending)
+
+    @property
+    def pending_bytes(self) -> int:
+        """The size, as received, of what `take` would give."""
+        return int(self._messages.pending_bytes)
 
     @property
     def position(self) -> Position | None:
         """Where to go on: the end of the last Commit decoded, of captured changes or not; None before the first."""
-        return None if self._end_lsn is None else lsn_text(self._end_lsn)
+        end_lsn = self._messages.end_lsn
+        return None if end_lsn is None else lsn_text(end_lsn)
 
-    def feed(self, frames: Sequence[bytes], start: int = 0, before: int | None = None, enough: int = sys.maxsize) -> int:
+    def feed(self, frames: list[bytes], start: int = 0, before: int | None = None, enough: int = sys.maxsize) -> int:
         """Decode messages from `start` and return the index of the first not consumed.
 
         That is len(frames), or a Relation that would change a table with pending rows (`take`, then feed on), or a Begin whose
         commit LSN is `before` or later, or what follows a Commit once `enough` bytes are pending. Raises SourceError for what is
         no pgoutput, SchemaUnknown when a row can't be told, and what `resolve` raises; the decoder is of no use then. Values are
-        read in part here, in part by `take`.
+        read by `take`.
         """
-        index, end = start, len(frames)
+        index, messages = start, self._messages
         try:
-            while index < end:
-                kind = frames[index][0]
-                if kind in _OPS:
-                    index = self._rows(frames, index)
-                elif self._message(kind, frames[index], before):
-                    index += 1
-                    if kind == _COMMIT_TAG and self.pending_bytes >= enough:
-                        break
-                else:
+            while (index := messages.read(frames, index, before, enough)) < len(frames) and not messages.stopped:
+                if not self._message(frames[index]):
                     break
-            for table in self._pending.values():
-                table.pack()
+                index += 1
+        except Unidentified as fault:
+            raise _unidentified(*fault.args) from fault
         except (Malformed, IndexError, struct.error, UnicodeDecodeError) as fault:
-            raise self._malformed(frames[index][:1] if index < end else b"", fault) from fault
+            raise self._malformed(frames[messages.index][:1], fault) from fault
         return index
 
     def take(self) -> tuple[pa.Table, tuple[TableChanges, ...]]:
@@ -124,139 +114,52 @@ class Decoder:
         Transactions without captured changes are not listed. One that is still open goes on counting ordinals, and is listed
         again with the same position once more of its changes come.
         """
-        columns = [
-            pa.array([lsn_text(lsn) for lsn, _, _ in self._transactions], pa.string()),
-            pa.array([str(xid) for _, xid, _ in self._transactions], pa.string()),
-            pa.array([moment for _, _, moment in self._transactions], pa.timestamp("us", "UTC")),
-        ]
+        transactions = pa.Table.from_arrays(self._messages.transactions(), schema=TRANSACTIONS)
         try:
-            changes = tuple(table.take() for table in self._pending.values())
+            changes = tuple(rows.table.take() for rows in self._messages.pending)
+        except Unidentified as fault:
+            raise _unidentified(*fault.args) from fault
         except Malformed as fault:
             raise self._malformed(b"", fault) from fault
-        self._pending, self._transactions, self._listed, self.pending_bytes = {}, [], False, 0
-        return pa.Table.from_arrays(columns, schema=TRANSACTIONS), changes
+        self._messages.forget()
+        return transactions, changes
 
-    def _message(self, kind: int, frame: bytes, before: int | None) -> bool:
-        """Decode a message that is no row; False if it must wait."""
-        if kind == _BEGIN_TAG:
-            return self._begin(frame, before)
-        if kind == _RELATION_TAG:
+    def _message(self, frame: bytes) -> bool:
+        """Decode a message that is not the kernel's; False if it must wait."""
+        if frame[0] == _RELATION:
             return self._relation(frame)
-        handler = self._handlers.get(kind)
+        handler = self._handlers.get(frame[0])
         if handler is None:
-            raise SourceError("decode.unknown", message=chr(kind), position=lsn_text(self._commit_lsn))
+            raise SourceError("decode.unknown", message=chr(frame[0]), position=lsn_text(self._messages.commit_lsn))
         handler(frame)
         return True
 
     def _malformed(self, message: bytes, fault: Exception) -> SourceError:
         detail = str(fault) if isinstance(fault, Malformed) else "it ends too early"
-        return SourceError("decode.malformed", message=message.decode("latin-1"), detail=detail, position=lsn_text(self._commit_lsn))
-
-    def _begin(self, frame: bytes, before: int | None) -> bool:
-        _, commit_lsn, moment, xid = _BEGIN.unpack(frame)
-        if self.in_transaction:
-            raise Malformed("the transaction before has no Commit")
-        if moment > _MOMENT_MAX:
-            raise Malformed("its time is out of range")
-        if before is not None and commit_lsn >= before:
-            return False
-        self._commit_lsn, self._committed_us, self._xid = commit_lsn, moment + _EPOCH_US, xid
-        self.in_transaction, self._listed, self._ordinal = True, False, 0
-        return True
-
-    def _commit(self, frame: bytes) -> None:
-        _, flags, commit_lsn, end_lsn, _ = _COMMIT.unpack(frame)
-        if not self.in_transaction or flags or commit_lsn != self._commit_lsn:
-            raise Malformed("it does not fit the Begin before it")
-        self.in_transaction = False
-        self._end_lsn = end_lsn
+        position = lsn_text(self._messages.commit_lsn)
+        return SourceError("decode.malformed", message=message.decode("latin-1"), detail=detail, position=position)
 
     def _relation(self, frame: bytes) -> bool:
         relation = _read_relation(frame)
         if self._relations.get(relation.relid) == relation:
             return True
-        if any(_same_table(relation, table.relation) for table in self._pending.values()):
+        if any(_same_table(relation, rows.table.relation) for rows in self._messages.pending):
             return False
         schema = self._resolve(relation)
-        self._tables[relation.relid] = Captured(relation, schema) if schema else None
+        self._messages.describe(relation.relid, Captured(self._kernel, relation, schema).rows if schema else None)
         self._relations[relation.relid] = relation
         return True
-
-    def _rows(self, frames: Sequence[bytes], start: int) -> int:
-        """Take the changes of one kind and table that follow each other from `start`. Returns the index after them."""
-        head = frames[start][:HEAD]
-        kind, relid, mark, width = _HEAD.unpack(head)
-        table, index = self._table(relid), start + 1
-        while index < len(frames) and frames[index].startswith(head):
-            index += 1
-        if table is None:
-            return index
-        if mark not in _MARKS[kind] or width != table.width:
-            raise Malformed("its row is not of the relation's shape")
-        if not table.key and kind != _INSERT and mark != _OLD:
-            raise unidentified(table)
-        if kind == _UPDATE and mark != _NEW:
-            for frame in frames[start:index]:
-                self._update(table, frame)
-        else:
-            self._add(table, _OPS[kind], frames[start:index])
-        return index
-
-    def _update(self, table: Captured, frame: bytes) -> None:
-        """An update that has an old row: all of it (O), or its identity (K), as that changed or is stored apart."""
-        old, missing, middle = read_row(frame, HEAD, table.width)
-        if missing or frame[middle] != _NEW or _USHORT(frame, middle + 1)[0] != table.width:
-            raise Malformed("its old row is not whole")
-        new, absent, end = read_row(frame, middle + _NEW_HEAD, table.width)
-        if end != len(frame):
-            raise Malformed("a length in it is wrong")
-        whole = frame[5] == _OLD
-        carried = [place for place in absent if whole or table.relation.columns[place].key]
-        for place in carried:
-            new[place] = old[place]
-        absent = [place for place in absent if place not in carried]
-        before, after = frame[:middle], frame[:HEAD] + (write_row(new, absent) if carried else frame[middle + _NEW_HEAD :])
-        self._replace(table, (old, before), (new, after))
-
-    def _replace(self, table: Captured, before: tuple[list[Value], bytes], after: tuple[list[Value], bytes]) -> None:
-        """The changes an update with an old row is; `before` and `after` are values and frame of the rows."""
-        compared = table.key or table.picks
-        old, new = (tuple(row[place] for place in compared) for row, _ in (before, after))
-        if old != new:
-            self._add(table, DELETE, [before[1]])
-        if not table.key and old != new:
-            self._add(table, INSERT, [after[1]])
-        elif table.key:
-            self._add(table, UPDATE, [after[1]])
-            if old != new:
-                table.set_old_key(old)
 
     def _truncate(self, frame: bytes) -> None:
         _, count, _ = _TRUNCATE.unpack_from(frame)
         if len(frame) != _TRUNCATE.size + 4 * count:
             raise Malformed("a length in it is wrong")
         for (relid,) in Struct(">I").iter_unpack(frame[_TRUNCATE.size :]):
-            if table := self._table(relid):
-                self._add(table, TRUNCATE, [bytes(HEAD) + write_row([None] * table.width, ())])
+            self._messages.truncate(relid)
 
-    def _table(self, relid: int) -> Captured | None:
-        if not self.in_transaction:
-            raise Malformed("it is outside any transaction")
-        try:
-            return self._tables[relid]
-        except KeyError:
-            raise Malformed(f"relation {relid} was not described") from None
 
-    def _add(self, table: Captured, op: str, frames: Sequence[bytes]) -> None:
-        """Count the rows of the frames as the next changes of the open transaction."""
-        if not self._listed:
-            self._transactions.append((self._commit_lsn, self._xid, self._committed_us))
-            self._listed = True
-        size = sum(map(len, frames))
-        table.add(op, frames, size, len(self._transactions) - 1, self._ordinal)
-        self.pending_bytes += size
-        self._ordinal += len(frames)
-        self._pending[table.relation.relid] = table
+def _unidentified(table: Captured) -> SchemaUnknown:
+    return SchemaUnknown("decode.identity", table=table.schema.table, relation=table.relation)
 
 
 def _same_table(one: Relation, other: Relation) -> bool:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable
 
 import pyarrow as pa
 
@@ -34,7 +34,7 @@ class Tail(tail.Tail[int]):
         """Up to where the server has told everything; only within nothing, see `resting`."""
         return max(self.position, self.stream.wal_end)
 
-    def _part(self, frames: Sequence[bytes]) -> int:
+    def _part(self, frames: list[bytes]) -> int:
         if not self._relations.partitioned:
             return len(frames)
         kind = frames[0][0]
