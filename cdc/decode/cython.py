@@ -24,7 +24,7 @@ def cfunc(function: T) -> T:
     return function
 
 
-final = cclass = inline = with_gil = cfunc
+final = cclass = with_gil = cfunc
 
 
 class _NoGIL(nullcontext[None]):

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Callable
 from enum import Enum
-from typing import Generic, Protocol, TypeVar
+from typing import Any, Generic, Protocol, TypeVar
 
 import pyarrow as pa
 
@@ -15,6 +16,7 @@ GATHER_BYTES = 8 << 20
 
 P_contra = TypeVar("P_contra", contravariant=True)
 P = TypeVar("P")
+Frames = Any  # what a stream receives into and its decoder reads: a list of bytes, or what is like one to both
 
 
 class Outcome(Enum):
@@ -28,7 +30,7 @@ class Outcome(Enum):
 class Receiver(Protocol):
     """One session of a source's stream."""
 
-    def receive(self, frames: list[bytes], size_max: int, wait_seconds: float) -> int:
+    def receive(self, frames: Frames, size_max: int, wait_seconds: float) -> int:
         """Append the frames that are there, up to about `size_max` bytes; wait for the first one. Returns the bytes appended."""
 
 
@@ -41,31 +43,32 @@ class Decoding(Protocol[P_contra]):
     def pending_rows(self) -> int: ...
     @property
     def pending_bytes(self) -> int: ...
-    def feed(self, frames: list[bytes], start: int, before: P_contra | None, enough: int) -> int: ...
+    def feed(self, frames: Frames, start: int, before: P_contra | None, enough: int) -> int: ...
     def take(self) -> tuple[pa.Table, tuple[TableChanges, ...]]: ...
 
 
 class Tail(Generic[P]):
-    """One session of the stream and its decoder."""
+    """One session of the stream and its decoder. `frames` makes what is received into."""
 
-    def __init__(self, size_max: int, stream: Receiver, decoder: Decoding[P]) -> None:
+    def __init__(self, size_max: int, stream: Receiver, decoder: Decoding[P], frames: Callable[[], Frames] = list) -> None:
         # A batch ends with a transaction once it is half full; only a transaction that fills the other half alone is cut.
         self._size_max, self._enough = size_max, size_max // 2
         self._stream, self._decoder = stream, decoder
-        self._frames: list[bytes] = []
+        self._new_frames = frames
+        self._frames, self._fed = frames(), 0  # so many of them
         self._unfinished = False  # what was taken last ended within a transaction
         self.received_at = 0.0
 
     @property
     def resting(self) -> bool:
         """Whether nothing is half received: all that came was decoded and taken."""
-        return not (self._frames or self._decoder.in_transaction or self._decoder.pending_rows or self._unfinished)
+        return not (self._waiting or self._decoder.in_transaction or self._decoder.pending_rows or self._unfinished)
 
     def collect(self, before: P | None) -> Outcome:
         """Gather what there is, up to the batch size; waits up to a second. Stops short of transactions committed at `before` or later."""
         decoder, deadline = self._decoder, time.monotonic() + WAIT_SECONDS
         while True:
-            quiet = not self._frames and not self._gather(deadline)
+            quiet = not self._waiting and not self._gather(deadline)
             if self._feed(before):
                 return Outcome.BATCH if decoder.pending_rows or self._unfinished else Outcome.CUT
             if decoder.pending_bytes >= (self._size_max if decoder.in_transaction else self._enough):
@@ -80,29 +83,22 @@ class Tail(Generic[P]):
     def _ready(self) -> bool:
         return not self._decoder.in_transaction and bool(self._decoder.pending_rows or self._unfinished)
 
+    @property
+    def _waiting(self) -> bool:
+        return self._fed < len(self._frames)
+
     def _gather(self, deadline: float) -> int:
         wait = 0.0 if self._ready else max(0.0, deadline - time.monotonic())
         room = max(1, min(GATHER_BYTES, self._size_max - self._decoder.pending_bytes))
+        self._frames, self._fed = self._new_frames(), 0
         size = self._stream.receive(self._frames, room, wait)
         self.received_at = time.time()
         return size
 
     def _feed(self, before: P | None) -> bool:
         """Decode what was gathered; True when the decoder must not go on yet."""
-        while self._frames:
-            end = self._part(self._frames)
-            if not end:
-                return True
-            part = self._frames[:end] if end < len(self._frames) else self._frames
-            consumed = self._decoder.feed(part, 0, before, self._enough)
-            del self._frames[:consumed]
-            if consumed < end:
-                return True
-        return False
-
-    def _part(self, frames: list[bytes]) -> int:
-        """How many of the frames may be decoded now; 0: what is pending must be taken first."""
-        return len(frames)
+        self._fed = self._decoder.feed(self._frames, self._fed, before, self._enough)
+        return self._waiting
 
     def take(self) -> tuple[pa.Table, tuple[TableChanges, ...], bool]:
         """What was collected: transactions, changes, and whether the last transaction is whole."""

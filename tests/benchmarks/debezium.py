@@ -75,8 +75,9 @@ class Debezium:
         assert self._java is not None
         logging = f"-Dlog4j2.configurationFile={self._folder / 'log4j2.properties'}"
         command = [self._java, logging, "-cp", f"{self._jars}/*", str(_PROGRAM), str(self._folder / "engine.properties"), str(records)]
-        output = {"stdout": subprocess.PIPE, "stderr": subprocess.STDOUT}
-        with subprocess.Popen(command, text=True, env=environment(), cwd=self._folder, **output) as process:
+        with subprocess.Popen(
+            command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, env=environment(), cwd=self._folder
+        ) as process:
             try:
                 yield process
             finally:

@@ -9,8 +9,10 @@ from __future__ import annotations
 import time
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 from cdc.decode.kernels import Form
+from cdc.sources.tail import Decoding
 from tests.benchmarks.figures import Figure, Goal, progress
 from tests.benchmarks.orders import Written
 from tests.benchmarks.programs import Failed
@@ -59,19 +61,21 @@ def measure_mysql(shop: MysqlShop, folder: Path, rows: int) -> list[Figure]:
 
 def _rate(log: PostgresLog | MysqlLog, frames: Sequence[bytes], rows: int, form: Form) -> float:
     """Rows decoded in a second, in batches, again and again for a while."""
-    done, begun = 0, time.perf_counter()
     with demanded(log.source, form):
+        blocks, done, begun = log.blocks(frames), 0, time.perf_counter()
         while time.perf_counter() - begun < SECONDS:
-            found = _decoded(log, list(frames))
+            found = _decoded(log.decoder(), blocks)
             if found != rows:
                 raise Failed(f"{found} rows were decoded, not {rows}")
             done += found
-    return done / (time.perf_counter() - begun)
+        return done / (time.perf_counter() - begun)
 
 
-def _decoded(log: PostgresLog | MysqlLog, frames: list[bytes]) -> int:
-    decoder, at, rows = log.decoder(), 0, 0
-    while at < len(frames):
-        at = decoder.feed(frames, at, None, BATCH_BYTES)
-        rows += sum(changes.rows.num_rows for changes in decoder.take()[1])
+def _decoded(decoder: Decoding[Any], blocks: Sequence[Any]) -> int:
+    rows = 0
+    for block in blocks:
+        at = 0
+        while at < len(block):
+            at = decoder.feed(block, at, None, BATCH_BYTES)
+            rows += sum(changes.rows.num_rows for changes in decoder.take()[1])
     return rows

@@ -18,12 +18,13 @@ from cdc.config import SourceConfig
 from cdc.decode.mysql.binlog import Decoder
 from cdc.decode.mysql.lexer import Dialect
 from cdc.decode.mysql.rows import KINDS
+from cdc.decode.mysql.wire import Place
 from cdc.sources.mysql.catalog import Catalog
 from cdc.sources.mysql.connection import Connection, connect, hang_up
 from cdc.sources.mysql.relations import Relations
 from cdc.sources.mysql.replication import FromFile, Replica, Stream
 from cdc.sources.mysql.server import head, identify
-from cdc.sources.tail import GATHER_BYTES
+from cdc.sources.tail import GATHER_BYTES, Receiver, Tail
 from tests.benchmarks.orders import MYSQL_SCHEMA, TABLE, Written, mysql_rows, mysql_transactions, write_config
 from tests.benchmarks.programs import PATIENCE_S, Failed
 from tests.servers.mysql import MyDatabase, MySQLServer
@@ -152,9 +153,17 @@ class MysqlLog:
 
     def frames(self, changes: int) -> list[bytes]:
         """All events up to now."""
-        return [event for block in self._blocks() for event in block]
+        return [event for block in self._received() for event in block]
 
-    def _blocks(self) -> Iterator[list[bytes]]:
+    def blocks(self, frames: Sequence[bytes]) -> list[list[bytes]]:
+        """Events as they are received."""
+        return [list(frames)]
+
+    def tail(self, stream: Receiver) -> Tail[Place]:
+        """What receives and decodes."""
+        return Tail(self._config.batch_size_max, stream, self.decoder())
+
+    def _received(self) -> Iterator[list[bytes]]:
         end, reached = head(self._side, identify(self._side)), 0
         if end.file != self._start.file:
             raise Failed("what was written is not in one file of the binlog")
@@ -167,7 +176,7 @@ class MysqlLog:
 
     def received_s(self, changes: int) -> float:
         """Seconds that it takes merely to read the socket."""
-        size = sum(_PACKET + len(event) for block in self._blocks() for event in block)
+        size = sum(_PACKET + len(event) for block in self._received() for event in block)
         with self.stream(_Unread) as stream:
             begun = time.perf_counter()
             while size > 0:

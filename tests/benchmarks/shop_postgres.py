@@ -3,18 +3,18 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from itertools import islice
 from pathlib import Path
+from typing import Any
 
 from cdc.config import SourceConfig
 from cdc.decode.postgres.pgoutput import Decoder
 from cdc.sources.postgres.catalog import Catalog
 from cdc.sources.postgres.connection import connect
 from cdc.sources.postgres.replication import Stream
-from cdc.sources.tail import GATHER_BYTES
+from cdc.sources.tail import GATHER_BYTES, Receiver, Tail
 from cdc.types import TableSchema
 from tests.benchmarks.orders import POSTGRES_ROWS, POSTGRES_SCHEMA, TABLE, Written, write_config
 from tests.benchmarks.programs import PUBLICATION, commanded_at, make_slot, receiver, run_through
@@ -115,13 +115,28 @@ class PostgresLog:
 
     def frames(self, changes: int) -> list[bytes]:
         """All messages, up to so many changes."""
-        frames, seen = list[bytes](), 0
+        frames, decoder = list[bytes](), self.decoder()
         with self.stream() as stream:
             while changes > 0:
-                stream.receive(frames, GATHER_BYTES, 1.0)
-                changes -= sum(frame[0] in _ROWS for frame in islice(frames, seen, None))
-                seen = len(frames)
+                block = decoder.block()
+                stream.receive(block, GATHER_BYTES, 1.0)
+                changes -= sum(frame[0] in _ROWS for frame in block)
+                frames += block
         return frames
+
+    def blocks(self, frames: Sequence[bytes]) -> list[Any]:
+        """Messages as they are received."""
+        decoder, blocks = self.decoder(), list[Any]()
+        for frame in frames:
+            if not blocks or blocks[-1].size >= GATHER_BYTES:
+                blocks.append(decoder.block())
+            blocks[-1].append(frame)
+        return blocks
+
+    def tail(self, stream: Receiver) -> Tail[int]:
+        """What receives and decodes."""
+        decoder = self.decoder()
+        return Tail(self._config.batch_size_max, stream, decoder, decoder.block)
 
     def received_s(self, changes: int) -> float:
         """Seconds that it takes merely to receive so many changes."""

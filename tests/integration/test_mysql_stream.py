@@ -10,17 +10,10 @@ import zlib
 from collections.abc import Callable, Iterator
 from contextlib import closing, contextmanager
 from dataclasses import replace
-from datetime import UTC, datetime, timedelta
-from ipaddress import ip_address
 from typing import Any
 
 import pymysql
 import pytest
-from cryptography import x509
-from cryptography.hazmat.primitives import hashes
-from cryptography.hazmat.primitives.asymmetric import ec
-from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat
-from cryptography.x509.oid import NameOID
 
 from cdc.config import SourceConfig
 from cdc.decode.mysql.gtid import Gtids, GtidSet
@@ -30,6 +23,7 @@ from cdc.sources.mysql import replication
 from cdc.sources.mysql.connection import connect, hang_up, place, query, translated, translation
 from cdc.sources.mysql.replication import FromFile, FromGtids, Replica, Start, Stream
 from cdc.sources.mysql.server import born, expiry_seconds, files, head, identify, resumable
+from tests.servers.certificates import certificate
 from tests.servers.mysql import PASSWORD, USER, MyDatabase, MySQLServer, RunningMySQL, await_replica, replicate, rows
 from tests.servers.mysql_binaries import FLAVOURS
 from tests.servers.own_server import poll
@@ -636,27 +630,6 @@ def test_names_and_passwords_of_any_letters(any_mysql: RunningMySQL, monkeypatch
                 assert query(own, "SELECT CURRENT_USER()") == [("a@b c/汉@%",)]
         finally:
             rows(connection, "DROP USER 'a@b c/汉'@'%'")
-
-
-def certificate(name: str, issuer: tuple[x509.Certificate, ec.EllipticCurvePrivateKey] | None, host: str = "") -> tuple[bytes, bytes, Any]:
-    """A certificate and its key as PEM, and both as an issuer of others; its own issuer if there is none."""
-    key = ec.generate_private_key(ec.SECP256R1())
-    subject = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, name)])
-    now = datetime.now(UTC)
-    builder = x509.CertificateBuilder(
-        subject_name=subject, issuer_name=issuer[0].subject if issuer else subject, public_key=key.public_key()
-    )
-    builder = (
-        builder.serial_number(x509.random_serial_number())
-        .not_valid_before(now - timedelta(days=1))
-        .not_valid_after(now + timedelta(days=1))
-    )
-    builder = builder.add_extension(x509.BasicConstraints(issuer is None, None), critical=True)
-    if host:
-        builder = builder.add_extension(x509.SubjectAlternativeName([x509.IPAddress(ip_address(host))]), critical=False)
-    made = builder.sign(issuer[1] if issuer else key, hashes.SHA256())
-    pem = key.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption())
-    return made.public_bytes(Encoding.PEM), pem, (made, key)
 
 
 @pytest.fixture(params=FLAVOURS)

@@ -15,11 +15,13 @@ from cdc.errors import PositionLost, SchemaUnknown, SourceError, SourceUnavailab
 from cdc.sources.postgres import PostgresInspection, PostgresSource, replication
 from cdc.types import MicroBatch
 from tests.integration.replay import Twin, opened, source_rows, step, streaming, until, until_equal
+from tests.servers.certificates import certificate
 from tests.servers.postgres import Database, PostgresServer, fresh_database
 from tests.servers.proxy import Proxy
 
 WIDE = "repeat(md5(random()::text), 200)"
 PATIENCE_SECONDS = 60
+TLS_VERSION = 17  # the programs of the default one may be built without
 
 
 def config(database: Database, *tables: str, **options: Any) -> SourceConfig:
@@ -568,4 +570,26 @@ def test_the_server_restarting_is_passing(twin: Twin) -> None:
             connection.execute("INSERT INTO t VALUES (1)")
             source = reopened(settings, twin)
             until_equal(source, twin, connection, "t")
+        source.close()
+
+
+def test_a_stream_over_tls(twin: Twin) -> None:
+    """What TLS has decrypted before it was asked for is not forgotten, however long the messages are."""
+    server = PostgresServer(TLS_VERSION)
+    authority, key, _ = certificate("an authority", None)
+    for name, pem in (("cert", authority), ("key", key)):
+        file = server.folder / f"{name}.pem"
+        file.write_bytes(pem)
+        file.chmod(0o600)
+        server.account.own(file)
+        server.settings[f"ssl_{name}_file"] = str(file)
+    server.settings["ssl"] = "on"
+    with server, fresh_database(server) as database:
+        make(database, "CREATE TABLE docs (id int PRIMARY KEY, body text)", "ALTER TABLE docs ALTER body SET STORAGE external")
+        source = streaming(config(database, "docs", options={"sslmode": "require"}), twin)
+        for size in (1, 8_000, 12_000, 16_000, 20_000, 33_000, 65_000, 5_000_000):
+            make(database, f"INSERT INTO docs SELECT {size} + g, repeat('x', {size} + g * 97) FROM generate_series(1, 9) g")
+            until_equal(source, twin, database.connection, "docs")
+        encrypted = "SELECT bool_and(ssl) FROM pg_stat_ssl JOIN pg_stat_replication USING (pid)"
+        assert database.connection.execute(encrypted).fetchone() == (True,)
         source.close()

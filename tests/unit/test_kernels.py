@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import importlib
+import subprocess
+import sys
 from collections.abc import Callable, Iterator
 from hashlib import sha256
 from pathlib import Path
@@ -88,3 +90,9 @@ def test_a_form_is_demanded(kind: str, install: Install, monkeypatch: pytest.Mon
     monkeypatch.setenv(VARIABLE, "fast")
     with pytest.raises(ConfigError, match="LEDGERTAIL_KERNEL is 'fast'"):
         kernel(kind)
+
+
+def test_the_source_runs_without_cython(kind: str) -> None:
+    program = f"import sys; sys.modules['cython'] = None; from cdc.decode.{kind} import kernel; print(kernel.cython.__name__)"
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "cdc.decode.cython"

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import ctypes
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from functools import partial
 from typing import Any
 
 import pyarrow as pa
@@ -13,8 +15,10 @@ from hypothesis import strategies as st
 
 from cdc.decode.kernels import kernel
 from cdc.decode.postgres.pgtypes import PgType, convert, map_column
+from cdc.sources.postgres import replication
 from tests import kernels
-from tests.unit.test_pgoutput import UNCHANGED, begin, commit, decoder, delete, insert, relation, update
+from tests.messages import UNCHANGED, begin, commit, delete, insert, relation, update
+from tests.unit.test_pgoutput import decoder
 
 INT2, INT4, INT8, OID = (PgType(name) for name in ("int2", "int4", "int8", "oid"))
 
@@ -37,7 +41,7 @@ def written(make: str, pg_type: PgType, values: list[bytes | None]) -> pa.Array 
     messages.describe(7, rows)
     head = b"I" + (7).to_bytes(4) + b"N" + (1).to_bytes(2)
     frames = [head + (b"n" if value is None else b"t" + len(value).to_bytes(4) + value) for value in values]
-    assert messages.read([begin(), *frames], 0, None, sys.maxsize) == 1 + len(frames)
+    assert messages.read(module.Block([begin(), *frames]), 0, None, sys.maxsize) == 1 + len(frames)
     arrow = map_column("c", pg_type, None).type
     column = getattr(module, make)(*([arrow] if make in ("Number", "Decimal") else []))
     assert rows.read([column]) is None
@@ -213,7 +217,62 @@ def test_many_transactions() -> None:
 
 def test_pending_bytes_are_those_of_the_rows() -> None:
     made = decoder()
-    frame = update([2, 1, "x"], [1, None, None])
+    frame = update([2, 1, "x" * 100], [1, None, None])
     made.feed([begin(), relation(), frame])
     assert made.pending_rows == 2
     assert made.pending_bytes == len(frame) + 5  # each of the two has a head of its own
+
+
+def test_a_block_is_a_sequence_of_messages() -> None:
+    block = kernel("postgres").module.Block([b"one", b""])
+    messages = [b"one", b"", *(b"x" * size for size in range(0, 3000, 7))]
+    for message in messages[2:]:
+        block.append(memoryview(message))
+    assert list(block) == messages
+    assert (len(block), block.size, block[0]) == (len(messages), sum(map(len, messages)), b"one")
+    for index in (-1, len(messages)):
+        with pytest.raises(IndexError):
+            block[index]
+
+
+def fetching(answers: list[bytes | int], kept: dict[int, Any]) -> Callable[[Any, int], bytes | None]:
+    """What fetches from a libpq that gives the answers; `kept` is what it allocated and was not given back."""
+
+    def get_copy_data(at_once: int) -> tuple[int, memoryview]:
+        answer = answers.pop(0)
+        return (answer, memoryview(b"")) if isinstance(answer, int) else (len(answer), memoryview(answer))
+
+    @ctypes.CFUNCTYPE(ctypes.c_int, ctypes.c_void_p, ctypes.POINTER(ctypes.c_void_p), ctypes.c_int)
+    def get(connection: int, place: Any, at_once: int) -> int:
+        length, data = get_copy_data(at_once)
+        if length > 0:
+            buffer = ctypes.create_string_buffer(bytes(data), length)
+            place[0] = ctypes.addressof(buffer)
+            kept[place[0]] = buffer
+        return length
+
+    @ctypes.CFUNCTYPE(None, ctypes.c_void_p)
+    def free(message: int) -> None:
+        del kept[message]
+
+    if not kernel("postgres").module.COMPILED:
+        return partial(replication.fetch, get_copy_data)
+    return lambda block, size_max: block.fetch(0, *(ctypes.cast(function, ctypes.c_void_p).value for function in (get, free)), size_max)
+
+
+def test_a_block_fetches_what_libpq_has() -> None:
+    head, kept, block = b"w" + bytes(24), dict[int, Any](), kernel("postgres").module.Block()
+    many = [b"%d" % number * number for number in range(300)]
+    alive = b"k" + bytes(17)
+    fetch = fetching([head + b"one", head, b"w", alive, 0, *(head + message for message in many), 0, head + b"2", 0, -1], kept)
+    assert fetch(block, 1 << 20) == alive
+    assert list(block) == [b"one", b"", b""]
+    assert fetch(block, 1 << 20) == b""
+    assert fetch(block, 1000) == b""
+    assert 1000 <= block.size < 1100
+    assert fetch(block, 1 << 20) == b""
+    assert list(block) == [b"one", b"", b"", *many]
+    assert fetch(block, 1 << 20) == b""
+    assert block[len(block) - 1] == b"2"
+    assert fetch(block, 1 << 20) is None
+    assert not kept

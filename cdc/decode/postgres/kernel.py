@@ -1,18 +1,20 @@
 # cython: boundscheck=False, wraparound=False, initializedcheck=False, cdivision=True, infer_types=True
-"""The kernel of pgoutput: `Messages` sorts rows by table as they come, `Rows` reads those of a table into Arrow columns, many at once.
+"""The kernel of pgoutput: a `Block` is what was received at a time, `Messages` sorts its rows by table, `Rows` reads those of a table into
+Arrow columns, many at once.
 
 An image of a row (TupleData of the protocol) is, for each column, a kind, and for `t` a big-endian length and that many bytes of text.
 `Rows` looks through the images of some rows and notes where their values lie (`Spans`). Then each `Column` writes its values, one after
 the other, in Arrow's layout. It writes what the server usually sends; at the first value that it is not sure of it gives up, and the
 column is read as bytes, for pgtypes to convert, which knows all that is rare and names what has no target.
 
-This source also runs as it is (see cdc/decode/kernels.py): what is a pointer to the compiler is a bytes object then, and is only ever
-indexed. Cython checks no index: nothing is read that was not compared with the size of its frame.
+This source also runs as it is (see cdc/decode/kernels.py): what is a pointer to the compiler is a bytearray then, and is only ever
+indexed. Cython checks no index: nothing is read that was not compared with the end of its message.
 """
 
 from __future__ import annotations
 
 from array import array
+from collections.abc import Sequence
 
 import pyarrow as pa
 import pyarrow.compute as pc
@@ -26,6 +28,8 @@ except ImportError:
     from cdc.decode import cython
 
 if cython.compiled:
+    from cython.cimports.cdc.decode.postgres.libpq import Free, GetCopyData
+    from cython.cimports.cpython.bytearray import PyByteArray_Resize
     from cython.cimports.libc.string import memcpy
 
 COMPILED = cython.compiled
@@ -39,6 +43,7 @@ _INSERTED, _UPDATED, _DELETED, _TRUNCATED = map(ord, (INSERT, UPDATE, DELETE, TR
 # follows an old one (kind of image, number of columns), and before a text (kind, length).
 cython.declare(_HEAD=cython.int, _NEW_HEAD=cython.int, _TEXT_HEAD=cython.int, _BEGIN_SIZE=cython.int, _COMMIT_SIZE=cython.int)
 _HEAD, _NEW_HEAD, _TEXT_HEAD, _BEGIN_SIZE, _COMMIT_SIZE = 8, 3, 5, 21, 26
+_WAL_HEAD = cython.declare(cython.Py_ssize_t, 25)  # of an XLogData of the replication protocol: tag, start, end, time
 cython.declare(_EPOCH_US=cython.longlong, _MOMENT_MAX=cython.longlong)
 _EPOCH_US = 946_684_800_000_000  # PostgreSQL counts from 2000-01-01
 _MOMENT_MAX = 2**63 - 1 - _EPOCH_US
@@ -60,20 +65,21 @@ _FAULTS = {
 cython.declare(_IDENTITY=cython.int, _IN_KEY=cython.int, _COMPARED=cython.int)
 _IDENTITY, _IN_KEY, _COMPARED = 1, 2, 4
 
-# A pending row: its operation and transaction, where its image starts and ends in its frame, and marks: the old row's image stands before
-# it; that is all of the row, and not only its identity; the old row had another key.
-cython.declare(_FIELDS=cython.int, _OP=cython.int, _TXN=cython.int, _START=cython.int, _END=cython.int, _MARKS=cython.int)
-_FIELDS, _OP, _TXN, _START, _END, _MARKS = 5, 0, 1, 2, 3, 4
-cython.declare(_FOLLOWS=cython.int, _AFTER_ALL=cython.int, _MOVED=cython.int)
-_FOLLOWS, _AFTER_ALL, _MOVED = 1, 2, 4
+# A pending row: its operation and transaction, where its image starts and ends in its block, where that of the old row starts (0 if none
+# counts), and marks: the old row is whole, and not only its identity; it had another key.
+cython.declare(_FIELDS=cython.int, _OP=cython.int, _TXN=cython.int, _START=cython.int, _END=cython.int, _OLD=cython.int, _MARKS=cython.int)
+_FIELDS, _OP, _TXN, _START, _END, _OLD, _MARKS = 6, 0, 1, 2, 3, 4, 5
+cython.declare(_WHOLE=cython.int, _MOVED=cython.int)
+_WHOLE, _MOVED = 1, 2
 
 cython.declare(_HALF=cython.ulonglong, _WORD=cython.ulonglong)
 _HALF, _WORD = 2**32 - 1, 2**64 - 1
 
 _TOGETHER = cython.declare(cython.Py_ssize_t, 1000)  # rows whose spans are noted together: so few that they stay in the cache
 _NOTHING = pa.scalar(0, pa.int32())
-_ROOM = cython.declare(cython.Py_ssize_t, 64)  # rows or bytes there is room for at first
-_SIZE_MAX = cython.declare(cython.Py_ssize_t, 2**31 - 1)  # of a frame, and of a column's texts: Arrow's offsets have 32 bits
+_ROOM = cython.declare(cython.Py_ssize_t, 16)  # rows there is room for at first
+_BYTES_ROOM = cython.declare(cython.Py_ssize_t, 1024)  # bytes; a slow server fills thousands of blocks with a few rows each
+_SIZE_MAX = cython.declare(cython.Py_ssize_t, 2**31 - 1 - _TEXT_HEAD)  # of a block and of a column's texts: spans and offsets have 32 bits
 
 
 @cython.cfunc
@@ -119,31 +125,115 @@ def _size_at(text: cython.p_uchar, place: cython.Py_ssize_t, end: cython.Py_ssiz
 
 @cython.final
 @cython.cclass
-class Spans:
-    """Where the values of `rows` rows from row `first` on lie.
+class Block:
+    """Messages as they were received, one behind the other; to Python a sequence of bytes. `size`: so many.
 
-    That of column c in the row first + r starts in its frame, `texts[first + r]`, at `starts[c * _TOGETHER + r]`. `sizes` is laid out like
-    `starts`; below 0 there is no text.
+    What is in it never changes. Raises OverflowError beyond 2 GiB.
     """
 
-    texts: cython.pp_uchar
+    size = cython.declare(cython.Py_ssize_t, visibility="readonly")
+    _count: cython.Py_ssize_t
+    _held: bytearray
+    _room: cython.Py_ssize_t
+    _text: cython.p_uchar
+    _ends: cython.int[::1]  # number i goes from _ends[i] to _ends[i + 1]
+
+    def __init__(self, messages: Sequence[bytes] = ()) -> None:
+        self.size = self._count = self._room = 0
+        self._held, self._ends = bytearray(), array("i", bytes(4 * _ROOM))
+        self._text = self._held
+        for message in messages:
+            self.append(message)
+
+    def __len__(self) -> int:
+        return self._count
+
+    def __getitem__(self, index: int) -> bytes:
+        if not 0 <= index < self._count:
+            raise IndexError(index)
+        at: cython.Py_ssize_t = index
+        return bytes(self._held[self._ends[at] : self._ends[at + 1]])
+
+    def append(self, message: bytes | memoryview) -> None:
+        """Add a message."""
+        end = self.size + len(message)
+        self._make_room(end)
+        self._held[self.size : end] = message
+        self._end(end)
+
+    def fetch(
+        self, connection: cython.size_t, get_copy_data: cython.size_t, free: cython.size_t, size_max: cython.Py_ssize_t
+    ) -> bytes | None:
+        """Add the messages of the XLogData that libpq holds for a connection, up to about `size_max` bytes of all. Only if compiled.
+
+        The first three are addresses: of the PGconn, which no one else may use meanwhile, and of PQgetCopyData and PQfreemem of its libpq.
+        Returns what else came, which ends this; b"" if all was taken that is there, or enough; None if the stream has ended.
+        """
+        message: cython.p_char = cython.NULL
+        length: cython.Py_ssize_t = 0
+        end: cython.Py_ssize_t
+        get: GetCopyData = cython.cast(GetCopyData, get_copy_data)
+        let_go: Free = cython.cast(Free, free)
+        with cython.nogil:
+            while self.size < size_max:
+                length = get(cython.cast(cython.p_void, connection), cython.address(message), 1)
+                if length <= 0 or message[0] != ord("w"):
+                    break
+                end = self.size + max(0, length - _WAL_HEAD)
+                if end > self._room or self._count + 1 == self._ends.shape[0]:
+                    with cython.gil:
+                        self._make_room(end)
+                memcpy(self._text + self.size, message + _WAL_HEAD, end - self.size)
+                self._end(end)
+                let_go(message)
+                length = 0
+        if length <= 0:
+            return b"" if length == 0 else None
+        other = message[:length]
+        let_go(message)
+        return other
+
+    @cython.cfunc
+    def _make_room(self, end: cython.Py_ssize_t) -> None:
+        """Room for a message that ends there."""
+        if end > _SIZE_MAX:
+            raise OverflowError("messages are more than spans can tell")
+        if self._count + 1 == len(self._ends):
+            self._ends = array("i", bytes(self._ends)) * 2
+        if end > self._room:
+            room = max(end, 2 * self._room, _BYTES_ROOM)
+            if cython.compiled:
+                PyByteArray_Resize(self._held, room)
+            else:
+                self._held += bytes(room - self._room)
+            self._text, self._room = self._held, room
+
+    @cython.cfunc
+    @cython.nogil
+    @cython.exceptval(check=False)
+    def _end(self, end: cython.Py_ssize_t) -> cython.void:
+        """A message was added up to there."""
+        self._count += 1
+        self._ends[self._count] = end
+        self.size = end
+
+
+@cython.final
+@cython.cclass
+class Spans:
+    """Where the values of `rows` rows from row `first` on lie, all of one block, whose messages are the `text`.
+
+    That of column c in the row first + r starts at `starts[c * _TOGETHER + r]`. `sizes` is laid out alike; below 0 there is no value.
+    """
+
+    text: cython.p_uchar
     starts: cython.int[::1]
     sizes: cython.int[::1]
     first: cython.Py_ssize_t
     rows: cython.Py_ssize_t
-    _pointers: bytearray
 
-    def __init__(self, frames: list, columns: int) -> None:
-        frame: bytes
+    def __init__(self, columns: int) -> None:
         self.first = self.rows = 0
-        if cython.compiled:
-            self._pointers = bytearray(len(frames) * cython.sizeof(cython.p_uchar))
-            self.texts = cython.cast(cython.pp_uchar, cython.cast(cython.p_char, self._pointers))
-            for i in range(len(frames)):
-                frame = frames[i]
-                self.texts[i] = frame
-        else:
-            self.texts = frames
         self.starts = array("i", bytes(4 * _TOGETHER * columns))
         self.sizes = array("i", bytes(4 * _TOGETHER * columns))
 
@@ -235,13 +325,13 @@ class Number(Column):
         value: cython.longlong
         place = spans.first
         at = column * _TOGETHER
-        texts = spans.texts
+        text = spans.text
         starts = spans.starts
         sizes = spans.sizes
         Column.write(self, spans, column)
         with cython.nogil:
             for row in range(at, at + spans.rows):
-                value = _number(self._kind, texts[place], starts[row], sizes[row]) if sizes[row] >= 0 else 0
+                value = _number(self._kind, text, starts[row], sizes[row]) if sizes[row] >= 0 else 0
                 if sizes[row] >= 0 and (value < self._least or value > self._most):
                     self.fit = False
                     break
@@ -383,7 +473,7 @@ class Decimal(Column):
         """See Column."""
         place = spans.first
         at = column * _TOGETHER
-        texts = spans.texts
+        text = spans.text
         starts = spans.starts
         sizes = spans.sizes
         Column.write(self, spans, column)
@@ -391,7 +481,7 @@ class Decimal(Column):
             for row in range(at, at + spans.rows):
                 if sizes[row] < 0:
                     self._put(0, 0, False, place)
-                elif not self._number(texts[place], starts[row], sizes[row], place):
+                elif not self._number(text, starts[row], sizes[row], place):
                     self.fit = False
                     break
                 place += 1
@@ -461,7 +551,7 @@ class Bytes(Column):
     def begin(self, rows: cython.Py_ssize_t) -> None:
         """See Column."""
         Column.begin(self, rows)
-        self._offsets, self._values, self._used = pa.allocate_buffer(4 * (rows + 1)), pa.allocate_buffer(_ROOM, resizable=True), 0
+        self._offsets, self._values, self._used = pa.allocate_buffer(4 * (rows + 1)), pa.allocate_buffer(_BYTES_ROOM, resizable=True), 0
         self._ends = memoryview(self._offsets).cast("i")
         self._bytes = memoryview(self._values).cast("B")
         self._ends[0] = 0
@@ -472,7 +562,7 @@ class Bytes(Column):
         used = self._used
         place = spans.first
         at = column * _TOGETHER
-        texts = spans.texts
+        text = spans.text
         starts = spans.starts
         sizes = spans.sizes
         Column.write(self, spans, column)
@@ -484,9 +574,9 @@ class Bytes(Column):
                 size = sizes[row]
                 if size > 0:
                     if cython.compiled:
-                        memcpy(cython.address(values[used]), texts[place] + starts[row], size)
+                        memcpy(cython.address(values[used]), text + starts[row], size)
                     else:
-                        values[used : used + size] = texts[place][starts[row] : starts[row] + size]
+                        values[used : used + size] = text[starts[row] : starts[row] + size]
                     used += size
                 place += 1
                 ends[place] = used
@@ -494,7 +584,7 @@ class Bytes(Column):
 
     @cython.cfunc
     def _make_room(self, spans: Spans, at: cython.Py_ssize_t) -> None:
-        """Room for the texts of these rows, and for those to come if they are as long."""
+        """Room for the texts of these rows, and for those to come if they are as long, but for no more than as much again."""
         need = self._used
         sizes = spans.sizes
         for row in range(at, at + spans.rows):
@@ -504,7 +594,7 @@ class Bytes(Column):
             raise OverflowError("the texts of a column are more than Arrow's offsets can tell")
         if need > len(self._bytes):
             self._bytes = None
-            self._values.resize(need + need // (spans.first + spans.rows) * (self._rows - spans.first - spans.rows))
+            self._values.resize(need + min(need, need // (spans.first + spans.rows) * (self._rows - spans.first - spans.rows)))
             self._bytes = memoryview(self._values).cast("B")
 
     def _buffers(self) -> list[pa.Buffer]:
@@ -524,13 +614,13 @@ class Text(Bytes):
         """See Column."""
         place = spans.first
         at = column * _TOGETHER
-        texts = spans.texts
+        text = spans.text
         starts = spans.starts
         sizes = spans.sizes
         Bytes.write(self, spans, column)
         with cython.nogil:
             for row in range(at, at + spans.rows):
-                if sizes[row] > 0 and not _is_utf8(texts[place], starts[row], starts[row] + sizes[row]):
+                if sizes[row] > 0 and not _is_utf8(text, starts[row], starts[row] + sizes[row]):
                     self.fit = False
                     break
                 place += 1
@@ -582,14 +672,14 @@ class Hex(Bytes):
         """See Column."""
         place = spans.first
         at = column * _TOGETHER
-        texts = spans.texts
+        text = spans.text
         starts = spans.starts
         sizes = spans.sizes
         Column.write(self, spans, column)
         self._make_room(spans, at)
         with cython.nogil:
             for row in range(at, at + spans.rows):
-                if sizes[row] >= 0 and not self._blob(texts[place], starts[row], sizes[row]):
+                if sizes[row] >= 0 and not self._blob(text, starts[row], sizes[row]):
                     self.fit = False
                     break
                 place += 1
@@ -634,7 +724,9 @@ class Rows:
     count = cython.declare(cython.Py_ssize_t, visibility="readonly")
     moved = cython.declare(cython.bint, visibility="readonly")
     truncates = cython.declare(cython.Py_ssize_t, visibility="readonly")
-    _frames: list
+    _blocks: list
+    _ends: list  # of the rows in each block but the last
+    _block: Block  # the last
     _fields: cython.int[::1]
     _ordinals: cython.longlong[::1]
     _room: cython.Py_ssize_t
@@ -665,21 +757,28 @@ class Rows:
 
     def forget(self) -> None:
         """The rows were taken."""
-        self.count, self.moved, self.truncates, self._frames = 0, False, 0, []
+        self.count, self.moved, self.truncates = 0, False, 0
+        self._blocks, self._ends, self._block = [], [], None
 
     @cython.cfunc
     def add(
         self,
-        frame: bytes,
+        block: Block,
         op: cython.int,
         txn: cython.Py_ssize_t,
         ordinal: cython.longlong,
         start: cython.Py_ssize_t,
         end: cython.Py_ssize_t,
+        old: cython.Py_ssize_t,
         marks: cython.int,
     ) -> None:
-        """Add a row whose image goes from `start` to `end` of the frame."""
+        """Add a row whose image goes from `start` to `end` of the block, and that of the old row, if it counts, from `old` on."""
         at = self.count * _FIELDS
+        if self._block is not block:
+            if self.count:
+                self._ends.append(self.count)
+            self._block = block
+            self._blocks.append(block)
         if self.count == self._room:
             self._room *= 2
             self._fields = array("i", bytes(self._fields)) * 2
@@ -688,9 +787,9 @@ class Rows:
         self._fields[at + _TXN] = txn
         self._fields[at + _START] = start
         self._fields[at + _END] = end
+        self._fields[at + _OLD] = old
         self._fields[at + _MARKS] = marks
         self._ordinals[self.count] = ordinal
-        self._frames.append(frame)
         self.count += 1
         if marks & _MOVED:
             self.moved = True
@@ -717,31 +816,38 @@ class Rows:
 
         Returns the captured columns that each row lacks, a list<int16>; None if none lacks any. Raises Malformed and Unidentified.
         """
-        spans: Spans = Spans(self._frames, self._columns + self._keys)
+        spans: Spans = Spans(self._columns + self._keys)
         column: Column
+        block: Block
         lacking, ends = array("h"), array("i", bytes(4 * (self.count + 1)))
         for column in columns:
             if column is not None:
                 column.begin(self.count)
-        while spans.first < self.count:
-            spans.rows = min(_TOGETHER, self.count - spans.first)
-            with cython.nogil:
-                fault = self._look(spans)
-            if fault == _KEYLESS:
-                raise Unidentified(self.table)
-            if fault:
-                raise Malformed(_FAULTS[fault])
-            for number in range(len(columns)):
-                column = columns[number]
-                if column is not None and column.fit:
-                    column.write(spans, number)
-            if self._absents or lacking:
-                lacking += self._lacks(spans, ends, len(lacking))
-            spans.first += spans.rows
+        for block, end in zip(self._blocks, [*self._ends, self.count]):  # noqa: B905  Cython has no strict one
+            spans.text = block._text
+            while spans.first < end:
+                spans.rows = min(_TOGETHER, end - spans.first)
+                self._see(spans)
+                for number in range(len(columns)):
+                    column = columns[number]
+                    if column is not None and column.fit:
+                        column.write(spans, number)
+                if self._absents or lacking:
+                    lacking += self._lacks(spans, ends, len(lacking))
+                spans.first += spans.rows
         if not lacking:
             return None
         lists = pa.ListArray.from_arrays(_array(pa.int32(), ends), _array(pa.int16(), lacking))
         return pc.if_else(pc.greater(pc.list_value_length(lists), _NOTHING), lists, pa.scalar(None, lists.type))
+
+    @cython.cfunc
+    def _see(self, spans: Spans) -> None:
+        with cython.nogil:
+            fault = self._look(spans)
+        if fault == _KEYLESS:
+            raise Unidentified(self.table)
+        if fault:
+            raise Malformed(_FAULTS[fault])
 
     @cython.cfunc
     @cython.nogil
@@ -753,12 +859,13 @@ class Rows:
         sizes = spans.sizes
         self._absents = 0
         for row in range(spans.rows):
-            text, at = spans.texts[spans.first + row], (spans.first + row) * _FIELDS
-            place, end, marks = self._fields[at + _START], self._fields[at + _END], self._fields[at + _MARKS]
-            if self.moved or marks:
-                self._look_back(spans, text, row, end, marks)
+            at = (spans.first + row) * _FIELDS
+            place, end = self._fields[at + _START], self._fields[at + _END]
+            old, marks = self._fields[at + _OLD], self._fields[at + _MARKS]
+            if self.moved or old:
+                self._look_back(spans, row, old, end, marks)
             for column in range(self._width):
-                size = _size_at(text, place, end)
+                size = _size_at(spans.text, place, end)
                 to = picked[column]
                 if size >= _NONE:
                     if to >= 0:
@@ -766,7 +873,7 @@ class Rows:
                         sizes[to + row] = size
                 elif size != _ABSENT:
                     return size
-                elif not (marks and (marks & _AFTER_ALL or self._flags[column] & _IDENTITY)):
+                elif not (old and (marks & _WHOLE or self._flags[column] & _IDENTITY)):
                     if self._fields[at + _OP] != _UPDATED:
                         return _LACKS
                     if self._flags[column] & _IN_KEY:
@@ -783,14 +890,17 @@ class Rows:
     @cython.nogil
     @cython.exceptval(check=False)
     def _look_back(
-        self, spans: Spans, text: cython.p_uchar, row: cython.Py_ssize_t, end: cython.Py_ssize_t, marks: cython.int
+        self, spans: Spans, row: cython.Py_ssize_t, place: cython.Py_ssize_t, end: cython.Py_ssize_t, marks: cython.int
     ) -> cython.void:
-        """Note where the values of the old row are, which may be those of the new one, and the key before if it is another."""
-        place: cython.Py_ssize_t = _HEAD
+        """Note where the values of the old row are, which may be those of the new one, and the key before if it is another.
+
+        Its image starts at `place`; 0 if there is none.
+        """
         size: cython.Py_ssize_t = _NONE
+        counts: cython.bint = place > 0
         for column in range(self._width):
-            if marks:
-                size = _size_at(text, place, end)
+            if counts:
+                size = _size_at(spans.text, place, end)
                 if self._picked[column] >= 0:
                     spans.starts[self._picked[column] + row] = place + _TEXT_HEAD
                     spans.sizes[self._picked[column] + row] = size
@@ -824,11 +934,13 @@ def _array(kind: pa.DataType, numbers: array) -> pa.Array:
 class Messages:
     """The messages of one session that begin and end transactions and change rows. All others are the caller's.
 
-    `pending` are the Rows that have some, `pending_bytes` what these came to as received. `end_lsn` is the end of the last Commit.
+    `pending` are the Rows that have some, `pending_bytes` what these came to as received, and `held_bytes` the blocks they lie in.
+    `end_lsn` is the end of the last Commit.
     """
 
     pending = cython.declare(list, visibility="readonly")
     pending_bytes = cython.declare(cython.longlong, visibility="readonly")
+    held_bytes = cython.declare(cython.longlong, visibility="readonly")
     in_transaction = cython.declare(cython.bint, visibility="readonly")
     commit_lsn = cython.declare(cython.ulonglong, visibility="readonly")
     end_lsn = cython.declare(object, visibility="readonly")
@@ -837,6 +949,7 @@ class Messages:
     _rows: dict
     _relid: cython.longlong
     _last: Rows
+    _block: Block  # of the last pending row
     _count: cython.Py_ssize_t
     _room: cython.Py_ssize_t
     _lsns: cython.ulonglong[::1]
@@ -857,6 +970,7 @@ class Messages:
     def forget(self) -> None:
         """What is pending was taken. An open transaction goes on counting ordinals, and is listed again with its next row."""
         self.pending, self.pending_bytes, self._count, self._listed = [], 0, 0, False
+        self._block, self.held_bytes = None, 0
 
     def transactions(self) -> list[pa.Array]:
         """Those that have pending rows: position of the commit, xid, time of the commit."""
@@ -870,30 +984,29 @@ class Messages:
         """From now on `rows` takes the rows of this relation; none is captured if it is None."""
         self._rows[relid], self._relid = rows, -1
 
-    def read(self, frames: list[bytes], index: cython.Py_ssize_t, before: int | None, enough: cython.longlong) -> cython.Py_ssize_t:
-        """Read messages from `index` on. Returns the index of the first that was not, len(frames) if all were.
+    def read(self, block: Block, index: cython.Py_ssize_t, before: int | None, enough: cython.longlong) -> cython.Py_ssize_t:
+        """Read messages from `index` on. Returns the index of the first that was not, len(block) if all were.
 
         That is one of the caller's, unless `stopped`: then it is the Begin of a transaction committed at `before` or later, or stands
         after a Commit with `enough` bytes pending. Raises Malformed and Unidentified, of the message at `self.index`.
         """
-        frame: bytes
-        text: cython.p_uchar
         self.stopped = False
-        while index < len(frames) and not self.stopped:
+        text = block._text
+        while index < block._count and not self.stopped:
             self.index = index
-            frame = frames[index]
-            text, size = frame, len(frame)
-            if size < 1 or size > _SIZE_MAX:
-                raise Malformed(_FAULTS[_EARLY if size < 1 else _LENGTH])
-            kind = text[0]
+            place: cython.Py_ssize_t = block._ends[index]
+            end: cython.Py_ssize_t = block._ends[index + 1]
+            if place == end:
+                raise Malformed(_FAULTS[_EARLY])
+            kind = text[place]
             if kind in (ord("I"), ord("U"), ord("D")):
-                self._row(frame, text, size, kind)
+                self._row(block, place, end, kind)
             elif kind == ord("B"):
-                if not self._begin(text, size, before):
+                if not self._begin(text, place, end, before):
                     self.stopped = True
                     break
             elif kind == ord("C"):
-                self._commit(text, size)
+                self._commit(text, place, end)
                 self.stopped = self.pending_bytes >= enough
             else:
                 break
@@ -904,71 +1017,75 @@ class Messages:
         """All rows of a relation are gone. Raises Malformed."""
         rows: Rows = self._rows_of(relid)
         if rows is not None:
-            image = bytes(_HEAD) + b"n" * rows._width
-            self._add(rows, image, _TRUNCATED, _HEAD, len(image), 0, len(image))
+            image = Block([bytes(_HEAD) + b"n" * rows._width])
+            self._add(rows, image, _TRUNCATED, _HEAD, image.size, 0, 0, image.size)
 
     @cython.cfunc
-    def _begin(self, text: cython.p_uchar, size: cython.Py_ssize_t, before: object) -> cython.bint:
-        if size != _BEGIN_SIZE:
+    def _begin(self, text: cython.p_uchar, place: cython.Py_ssize_t, end: cython.Py_ssize_t, before: object) -> cython.bint:
+        if end - place != _BEGIN_SIZE:
             raise Malformed(_FAULTS[_LENGTH])
         if self.in_transaction:
             raise Malformed("the transaction before has no Commit")
-        moment: cython.ulonglong = _uint(text, 9, 8)
+        moment: cython.ulonglong = _uint(text, place + 9, 8)
         if moment > _MOMENT_MAX and not moment >> 63:
             raise Malformed("its time is out of range")
-        commit_lsn: cython.ulonglong = _uint(text, 1, 8)
+        commit_lsn: cython.ulonglong = _uint(text, place + 1, 8)
         if before is not None and commit_lsn >= before:
             return False
-        self.commit_lsn, self._xid = commit_lsn, _uint(text, 17, 4)
+        self.commit_lsn, self._xid = commit_lsn, _uint(text, place + 17, 4)
         self._committed_us = _EPOCH_US + (moment if not moment >> 63 else -1 - (moment ^ _WORD))
         self.in_transaction, self._listed, self._ordinal = True, False, 0
         return True
 
     @cython.cfunc
-    def _commit(self, text: cython.p_uchar, size: cython.Py_ssize_t) -> None:
-        if size != _COMMIT_SIZE:
+    def _commit(self, text: cython.p_uchar, place: cython.Py_ssize_t, end: cython.Py_ssize_t) -> None:
+        if end - place != _COMMIT_SIZE:
             raise Malformed(_FAULTS[_LENGTH])
-        if not self.in_transaction or text[1] or _uint(text, 2, 8) != self.commit_lsn:
+        if not self.in_transaction or text[place + 1] or _uint(text, place + 2, 8) != self.commit_lsn:
             raise Malformed("it does not fit the Begin before it")
         self.in_transaction = False
-        self.end_lsn = _uint(text, 10, 8)
+        self.end_lsn = _uint(text, place + 10, 8)
 
     @cython.cfunc
-    def _row(self, frame: bytes, text: cython.p_uchar, size: cython.Py_ssize_t, kind: cython.int) -> None:
-        if size < _HEAD:
+    def _row(self, block: Block, place: cython.Py_ssize_t, end: cython.Py_ssize_t, kind: cython.int) -> None:
+        text, image = block._text, place + _HEAD
+        if image > end:
             raise Malformed(_FAULTS[_EARLY])
-        rows: Rows = self._rows_of(_uint(text, 1, 4))
+        rows: Rows = self._rows_of(_uint(text, place + 1, 4))
         if rows is None:
             return
-        mark = text[5]
+        mark = text[place + 5]
         fitting = kind != ord("D") if mark == ord("N") else kind != ord("I") and mark in (ord("K"), ord("O"))
-        if not fitting or _uint(text, 6, 2) != rows._width:
+        if not fitting or _uint(text, place + 6, 2) != rows._width:
             raise Malformed("its row is not of the relation's shape")
         if not rows._keyed and kind != ord("I") and mark != ord("O"):
             raise Unidentified(rows.table)
         if kind == ord("U") and mark != ord("N"):
-            self._update(rows, frame, text, size, mark == ord("O"))
+            self._update(rows, block, image, end, mark == ord("O"))
         else:
-            self._add(rows, frame, _INSERTED if kind == ord("I") else _UPDATED if kind == ord("U") else _DELETED, _HEAD, size, 0, size)
+            op = _INSERTED if kind == ord("I") else _UPDATED if kind == ord("U") else _DELETED
+            self._add(rows, block, op, image, end, 0, 0, end - place)
 
     @cython.cfunc
-    def _update(self, rows: Rows, frame: bytes, text: cython.p_uchar, size: cython.Py_ssize_t, whole: cython.bint) -> None:
+    def _update(self, rows: Rows, block: Block, old: cython.Py_ssize_t, end: cython.Py_ssize_t, whole: cython.bint) -> None:
         """An update that has an old row: all of it, or its identity, as that changed or is stored apart."""
-        middle = _middle(rows, text, size)
+        text = block._text
+        middle = _middle(rows, text, old, end)
         if middle < 0:
             raise Malformed(_FAULTS[middle])
         if text[middle] != ord("N") or _uint(text, middle + 1, 2) != rows._width:
             raise Malformed(_FAULTS[_ABSENT])
-        moved = _moves(rows, text, middle, size, whole)
+        start = middle + _NEW_HEAD
+        moved = _moves(rows, text, old, start, end, whole)
         if moved < 0:
             raise Malformed(_FAULTS[moved])
-        start, marks = middle + _NEW_HEAD, _FOLLOWS | (_AFTER_ALL if whole else 0)
+        size, marks = _HEAD + end - start, _WHOLE if whole else 0
         if moved:
-            self._add(rows, frame, _DELETED, _HEAD, middle, 0, middle)
+            self._add(rows, block, _DELETED, old, middle, 0, 0, _HEAD + middle - old)
         if rows._keyed:
-            self._add(rows, frame, _UPDATED, start, size, marks | (_MOVED if moved else 0), _HEAD + size - start)
+            self._add(rows, block, _UPDATED, start, end, old, marks | (_MOVED if moved else 0), size)
         elif moved:
-            self._add(rows, frame, _INSERTED, start, size, marks, _HEAD + size - start)
+            self._add(rows, block, _INSERTED, start, end, old, marks, size)
 
     @cython.cfunc
     def _rows_of(self, relid: cython.longlong) -> Rows:
@@ -984,19 +1101,23 @@ class Messages:
     def _add(
         self,
         rows: Rows,
-        frame: bytes,
+        block: Block,
         op: cython.int,
         start: cython.Py_ssize_t,
         end: cython.Py_ssize_t,
+        old: cython.Py_ssize_t,
         marks: cython.int,
         size: cython.Py_ssize_t,
     ) -> None:
-        """A row of the frame is the next change of the open transaction."""
+        """A row of the block is the next change of the open transaction; it came as `size` bytes."""
         if not self._listed:
             self._list()
         if rows.count == 0:
             self.pending.append(rows)
-        rows.add(frame, op, self._count - 1, self._ordinal, start, end, marks)
+        if self._block is not block:
+            self._block = block
+            self.held_bytes += block.size
+        rows.add(block, op, self._count - 1, self._ordinal, start, end, old, marks)
         self._ordinal += 1
         self.pending_bytes += size
 
@@ -1050,15 +1171,14 @@ def _put_number(texts: cython.uchar[::1], place: cython.Py_ssize_t, number: cyth
 @cython.cfunc
 @cython.nogil
 @cython.exceptval(check=False)
-def _middle(rows: Rows, text: cython.p_uchar, size: cython.Py_ssize_t) -> cython.Py_ssize_t:
+def _middle(rows: Rows, text: cython.p_uchar, place: cython.Py_ssize_t, end: cython.Py_ssize_t) -> cython.Py_ssize_t:
     """Where the old row of an update ends; it has all values, and room behind it for the head of the new one. Or a fault."""
-    place: cython.Py_ssize_t = _HEAD
     for _ in range(rows._width):
-        value = _size_at(text, place, size)
-        if value < _NONE:
-            return value
-        place += _TEXT_HEAD + value if value >= 0 else 1
-    if size - place < _NEW_HEAD:
+        size = _size_at(text, place, end)
+        if size < _NONE:
+            return size
+        place += _TEXT_HEAD + size if size >= 0 else 1
+    if end - place < _NEW_HEAD:
         return _EARLY
     return place
 
@@ -1066,13 +1186,13 @@ def _middle(rows: Rows, text: cython.p_uchar, size: cython.Py_ssize_t) -> cython
 @cython.cfunc
 @cython.nogil
 @cython.exceptval(check=False)
-def _moves(rows: Rows, text: cython.p_uchar, middle: cython.Py_ssize_t, size: cython.Py_ssize_t, whole: cython.bint) -> cython.int:
+def _moves(
+    rows: Rows, text: cython.p_uchar, old: cython.Py_ssize_t, new: cython.Py_ssize_t, end: cython.Py_ssize_t, whole: cython.bint
+) -> cython.int:
     """Whether the new row of an update differs from the old one in what is compared; or a fault. An absent value is as the old row's."""
-    old: cython.Py_ssize_t = _HEAD
-    new: cython.Py_ssize_t = middle + _NEW_HEAD
     moved: cython.int = 0
     for column in range(rows._width):
-        was, now = _size_at(text, old, size), _size_at(text, new, size)
+        was, now = _size_at(text, old, end), _size_at(text, new, end)
         if now < _ABSENT:
             return now
         if rows._flags[column] & _COMPARED and not moved:
@@ -1087,6 +1207,6 @@ def _moves(rows: Rows, text: cython.p_uchar, middle: cython.Py_ssize_t, size: cy
                         break
         old += _TEXT_HEAD + was if was >= 0 else 1
         new += _TEXT_HEAD + now if now >= 0 else 1
-    if new != size:
+    if new != end:
         return _LENGTH
     return moved

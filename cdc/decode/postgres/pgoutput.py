@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import struct
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Set
 from struct import Struct
 from typing import Any
 
@@ -52,11 +52,18 @@ class Decoder:
     """Decodes one replication session; a new session needs a new one, as the server describes its relations anew.
 
     `resolve` gives the schema a relation is captured with (its columns in any order, those it does not name are ignored), or None
-    when it is not captured, and its rows are skipped. No two relations may resolve to one table at a time.
+    when it is not captured, and its rows are skipped. No two relations may resolve to one table at a time, unless the tables are
+    `partitioned`; then a Relation that is new waits until all that is pending is taken. `truncated` is told which relations each
+    Truncate is of, and may refuse it.
     """
 
-    def __init__(self, resolve: Callable[[Relation], TableSchema | None]) -> None:
-        self._resolve = resolve
+    def __init__(
+        self,
+        resolve: Callable[[Relation], TableSchema | None],
+        truncated: Callable[[Set[int]], None] = lambda relids: None,
+        partitioned: bool = False,
+    ) -> None:
+        self._resolve, self._truncated, self._partitioned = resolve, truncated, partitioned
         self._relations: dict[int, Relation] = {}
         self._kernel: Any = kernel("postgres").module
         self._messages = self._kernel.Messages()
@@ -79,8 +86,8 @@ class Decoder:
 
     @property
     def pending_bytes(self) -> int:
-        """The size, as received, of what `take` would give."""
-        return int(self._messages.pending_bytes)
+        """The size, as received, of what `take` would give; or half of that of the blocks that are held for it, if that is more."""
+        return max(int(self._messages.pending_bytes), int(self._messages.held_bytes) // 2)
 
     @property
     def position(self) -> Position | None:
@@ -88,24 +95,29 @@ class Decoder:
         end_lsn = self._messages.end_lsn
         return None if end_lsn is None else lsn_text(end_lsn)
 
-    def feed(self, frames: list[bytes], start: int = 0, before: int | None = None, enough: int = sys.maxsize) -> int:
+    def block(self) -> Any:
+        """An empty Block, to receive messages into."""
+        return self._kernel.Block()
+
+    def feed(self, frames: Any, start: int = 0, before: int | None = None, enough: int = sys.maxsize) -> int:
         """Decode messages from `start` and return the index of the first not consumed.
 
-        That is len(frames), or a Relation that would change a table with pending rows (`take`, then feed on), or a Begin whose
-        commit LSN is `before` or later, or what follows a Commit once `enough` bytes are pending. Raises SourceError for what is
-        no pgoutput, SchemaUnknown when a row can't be told, and what `resolve` raises; the decoder is of no use then. Values are
-        read by `take`.
+        They are in a Block, or another sequence, of which one is made. The index is len(frames), or that of a Relation that would change
+        a table with pending rows (`take`, then feed on), or of a Begin whose commit LSN is `before` or later, or of what follows a Commit
+        once `enough` bytes are pending. Raises SourceError for what is no pgoutput, SchemaUnknown when a row can't be told, and what
+        `resolve` and `truncated` raise; the decoder is of no use then. Values are read by `take`.
         """
         index, messages = start, self._messages
+        block = frames if type(frames) is self._kernel.Block else self._kernel.Block(frames)
         try:
-            while (index := messages.read(frames, index, before, enough)) < len(frames) and not messages.stopped:
-                if not self._message(frames[index]):
+            while (index := messages.read(block, index, before, enough)) < len(block) and not messages.stopped:
+                if not self._message(block[index]):
                     break
                 index += 1
         except Unidentified as fault:
             raise _unidentified(*fault.args) from fault
         except (Malformed, IndexError, struct.error, UnicodeDecodeError) as fault:
-            raise self._malformed(frames[messages.index][:1], fault) from fault
+            raise self._malformed(block[messages.index][:1], fault) from fault
         return index
 
     def take(self) -> tuple[pa.Table, tuple[TableChanges, ...]]:
@@ -143,7 +155,7 @@ class Decoder:
         relation = _read_relation(frame)
         if self._relations.get(relation.relid) == relation:
             return True
-        if any(_same_table(relation, rows.table.relation) for rows in self._messages.pending):
+        if any(self._partitioned or _same_table(relation, rows.table.relation) for rows in self._messages.pending):
             return False
         schema = self._resolve(relation)
         self._messages.describe(relation.relid, Captured(self._kernel, relation, schema).rows if schema else None)
@@ -154,7 +166,9 @@ class Decoder:
         _, count, _ = _TRUNCATE.unpack_from(frame)
         if len(frame) != _TRUNCATE.size + 4 * count:
             raise Malformed("a length in it is wrong")
-        for (relid,) in Struct(">I").iter_unpack(frame[_TRUNCATE.size :]):
+        relids = [relid for (relid,) in Struct(">I").iter_unpack(frame[_TRUNCATE.size :])]
+        self._truncated(set(relids))
+        for relid in relids:
             self._messages.truncate(relid)
 
 

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import struct
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Set
 
 from cdc.decode.postgres.pgoutput import Relation
 from cdc.errors import SchemaUnknown
@@ -11,8 +10,6 @@ from cdc.sources.postgres.catalog import Catalog, Table
 from cdc.sources.postgres.connection import Connection
 from cdc.sources.postgres.evolution import follow
 from cdc.types import TableSchema
-
-_TRUNCATE_HEAD = 6  # tag, number of relations, options
 
 
 class Relations:
@@ -58,9 +55,15 @@ class Relations:
         self.schemas[name] = seen
         return seen
 
-    def check_truncate(self, frame: bytes, wanted: Callable[[str], bool]) -> None:
-        """Raise SchemaUnknown when a Truncate message empties some partitions of a table and leaves others."""
-        relids = {relid for (relid,) in struct.iter_unpack(">I", frame[_TRUNCATE_HEAD:])}
+    def truncated(self, wanted: Callable[[str], bool]) -> Callable[[Set[int]], None]:
+        """What a Decoder tells of the relations of a Truncate. It raises SchemaUnknown when some partitions of a table were left."""
+
+        def check(relids: Set[int]) -> None:
+            self._check_truncate(relids, wanted)
+
+        return check
+
+    def _check_truncate(self, relids: Set[int], wanted: Callable[[str], bool]) -> None:
         for table in self._tables.values():
             if not table.partitioned or all(self._names.get(relid) != table.name for relid in relids) or not wanted(table.name):
                 continue

@@ -5,15 +5,21 @@ Manual: 'Streaming Replication Protocol' (START_REPLICATION, XLogData, Primary k
 
 from __future__ import annotations
 
+import ctypes
 import logging
 import select
 import struct
+import sys
 import time
+from collections.abc import Callable
+from functools import partial
 from threading import Event
+from typing import Any
 
 from psycopg import errors, pq
 
 from cdc.config import SourceConfig
+from cdc.decode.kernels import kernel
 from cdc.decode.postgres.pgoutput import lsn_int, lsn_text
 from cdc.errors import SourceUnavailable
 from cdc.sources.postgres.connection import Connection, connect, failure, place, quoted, translated
@@ -27,7 +33,7 @@ SLOT_WARN_SECONDS = 10.0
 SLOT_SECONDS_MAX = 600.0
 _EPOCH_SECONDS = 946_684_800  # PostgreSQL counts microseconds from 2000-01-01
 _HEADER = 25  # tag, start, end, time: what stands before the message of an XLogData
-_KEEPALIVE, _DATA = b"k"[0], b"w"[0]
+_DATA, _KEEPALIVE = b"wk"
 _BLOCKERS = """
 SELECT coalesce(string_agg(format('pid %s (%s, transaction since %s, query since %s)', pid, usename,
            to_char(xact_start, 'HH24:MI:SS'), to_char(query_start, 'HH24:MI:SS')), ', ' ORDER BY xact_start), '-')
@@ -42,6 +48,7 @@ class Stream:
         self._name, self._config = name, config
         self._connection = connect(name, config, replication=True)
         self._pg = self._connection.pgconn
+        self._fetch = _fetching(self._pg)
         self._acknowledged = self._told = start
         self._told_at = self._heard_at = time.monotonic()
         self._reply_wanted = False
@@ -67,8 +74,8 @@ class Stream:
                 time.sleep(START_PAUSE_SECONDS)
             self._pg.nonblocking = 1
 
-    def receive(self, frames: list[bytes], size_max: int, wait_seconds: float) -> int:
-        """Append the frames that are there, up to about `size_max` bytes; wait for the first one. Returns the bytes appended."""
+    def receive(self, frames: Any, size_max: int, wait_seconds: float) -> int:
+        """Append the frames that are there to an empty Block, up to about `size_max` bytes; wait for the first one. Returns the bytes."""
         with translated(self._name, self._config):
             self._tell_in_time()
             size = self._gather(frames, size_max)
@@ -80,28 +87,25 @@ class Stream:
             raise SourceUnavailable("source.silent", source=self._name, place=place(self._config), seconds=int(DEAD_SECONDS))
         return size
 
-    def _gather(self, frames: list[bytes], size_max: int) -> int:
-        """Take what the socket holds now. The loop is the hot path: one call per frame."""
-        get, size, asked, heard = self._pg.get_copy_data, 0, False, False
-        while size < size_max:
-            length, data = get(1)
-            if length > 0:
-                heard = True
-                if data[0] == _DATA:
-                    frames.append(bytes(data[_HEADER:]))
-                    size += length
-                elif data[0] == _KEEPALIVE:
-                    self._keepalive(bytes(data))
-            elif length < 0:
+    def _gather(self, frames: Any, size_max: int) -> int:
+        """Take what the socket holds now."""
+        asked = False
+        while frames.size < size_max:
+            other = self._fetch(frames, size_max)
+            if other is None:
                 self._ended()
+            elif other:
+                self._heard_at = time.monotonic()
+                if other[0] == _KEEPALIVE:
+                    self._keepalive(other)
             elif asked and not select.select([self._pg.socket], [], [], 0)[0]:
                 break
             else:
                 self._pg.consume_input()
                 asked = True
-        if heard:
+        if frames.size:
             self._heard_at = time.monotonic()
-        return size
+        return int(frames.size)
 
     def _keepalive(self, data: bytes) -> None:
         _, wal_end, _, reply = struct.unpack(">cQQB", data)
@@ -141,6 +145,28 @@ class Stream:
     def close(self) -> None:
         """Let go of the connection. Never raises."""
         self._connection.close()
+
+
+def _fetching(connection: Any) -> Callable[[Any, int], bytes | None]:
+    """What takes messages from a connection into a Block as Block.fetch does; that itself, where it is compiled and finds its functions."""
+    library = sys.modules[type(connection).__module__].__file__
+    if kernel("postgres").module.COMPILED and pq.__impl__ != "python" and library:
+        functions = ctypes.CDLL(library)  # looks into what it is linked with, too
+        addresses = [ctypes.cast(function, ctypes.c_void_p).value for function in (functions.PQgetCopyData, functions.PQfreemem)]
+        return lambda block, size_max: block.fetch(connection.pgconn_ptr, *addresses, size_max)
+    return partial(fetch, connection.get_copy_data)
+
+
+def fetch(get_copy_data: Callable[[int], tuple[int, memoryview]], block: Any, size_max: int) -> bytes | None:
+    """As Block.fetch, a message at a time."""
+    while block.size < size_max:
+        length, data = get_copy_data(1)
+        if length <= 0:
+            return None if length else b""
+        if data[0] != _DATA:
+            return bytes(data)
+        block.append(data[_HEADER:])
+    return b""
 
 
 def identify(connection: Connection) -> str:

@@ -13,16 +13,14 @@ from cdc.sources.postgres.relations import Relations
 from cdc.sources.postgres.replication import Stream
 from cdc.types import ORDINAL, TXN, TableChanges
 
-_RELATION, _TRUNCATE = b"RT"
-
 
 class Tail(tail.Tail[int]):
     """One replication session from `start` on. `wanted` says whether the changes of a table count."""
 
     def __init__(self, config: SourceConfig, stream: Stream, start: int, relations: Relations, wanted: Callable[[str], bool]) -> None:
-        self.stream, self._pgoutput = stream, Decoder(relations.resolver(wanted))
-        self._start, self._relations, self._wanted = start, relations, wanted
-        super().__init__(config.batch_size_max, stream, self._pgoutput)
+        self.stream, self._start = stream, start
+        self._pgoutput = Decoder(relations.resolver(wanted), relations.truncated(wanted), relations.partitioned)
+        super().__init__(config.batch_size_max, stream, self._pgoutput, self._pgoutput.block)
 
     @property
     def position(self) -> int:
@@ -33,17 +31,6 @@ class Tail(tail.Tail[int]):
     def reached(self) -> int:
         """Up to where the server has told everything; only within nothing, see `resting`."""
         return max(self.position, self.stream.wal_end)
-
-    def _part(self, frames: list[bytes]) -> int:
-        if not self._relations.partitioned:
-            return len(frames)
-        kind = frames[0][0]
-        if kind == _RELATION:
-            return 0 if self._decoder.pending_rows else 1
-        if kind == _TRUNCATE:
-            self._relations.check_truncate(frames[0], self._wanted)
-            return 1
-        return next((index for index, frame in enumerate(frames) if frame[0] in (_RELATION, _TRUNCATE)), len(frames))
 
     def take(self) -> tuple[pa.Table, tuple[TableChanges, ...], bool]:
         """See tail.Tail.take; partitions of one table are one table of changes."""
