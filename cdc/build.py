@@ -151,7 +151,7 @@ def committed(store: DuckDBSink) -> Iterator[SinkTransaction]:
     transaction = store.begin()
     try:
         yield transaction
-        transaction.commit()
+        transaction.commit().result()
     finally:
         transaction.rollback()
 

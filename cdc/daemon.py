@@ -7,6 +7,7 @@ Daemon      starts and ends them, samples lags, answers `status`
 
 from __future__ import annotations
 
+import ctypes
 import logging
 import os
 import signal
@@ -39,6 +40,7 @@ READ_AHEAD_ROWS = 5_000  # a batch of so many rows is a backlog: the next is rea
 IDLE_S = 2.0  # without work before the store is tidied up
 BACKOFF_FIRST_S, BACKOFF_MAX_S = 0.5, 30.0
 LOCK_PATIENCE_S = 10.0
+_M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD = -1, -3  # of malloc.h
 PATIENCE_S = 60.0  # how long `--until-caught-up` waits for a source that can't be reached
 _log = logging.getLogger("ledgertail")
 T = TypeVar("T")
@@ -136,13 +138,14 @@ class Worker(threading.Thread):
 
 
 class ApplyLoop(threading.Thread):
-    """The one thread that writes the store."""
+    """The one thread that applies batches to the store: while one is committed, the next is accounted for."""
 
     def __init__(self, pipeline: Pipeline, when_idle: Callable[[], object]) -> None:
         super().__init__(name="apply", daemon=True)
         self._pipeline, self._when_idle = pipeline, when_idle
         self._changed = threading.Condition()
         self._waiting: dict[Worker, MicroBatch] = {}
+        self._committing: tuple[Future[None], dict[Worker, MicroBatch]] | None = None
         self._calls: deque[Call] = deque()
         self._stopped = False
         self.error: BaseException | None = None
@@ -161,20 +164,21 @@ class ApplyLoop(threading.Thread):
         return future.result()
 
     def submit(self, worker: Worker, batch: MicroBatch, keepalive: Callable[[], None]) -> None:
-        """Hand a batch over once the one before it has been applied; keeps the source alive meanwhile. Raises the worker's fault."""
+        """Hand a batch over once the one before it has been written; keeps the source alive meanwhile. Raises the worker's fault."""
         if batch.transactions.num_rows:
             worker.status.received(batch.transactions.column("committed_at")[0].as_py().timestamp())
-        self.wait_for_room(worker, keepalive)
-        with self._changed:
-            self._waiting[worker] = batch
-            self._changed.notify_all()
+        self.wait_for_room(worker, keepalive, batch)
 
-    def wait_for_room(self, worker: Worker, keepalive: Callable[[], None]) -> None:
-        """Wait until the worker's last batch has been applied; keeps the source alive meanwhile. Raises the worker's fault."""
+    def wait_for_room(self, worker: Worker, keepalive: Callable[[], None], batch: MicroBatch | None = None) -> None:
+        """Wait until the worker's last batch has been written, and leave another there; keeps the source alive meanwhile. Raises the
+        worker's fault."""
         while True:
             with self._changed:
                 worker.check()
                 if worker not in self._waiting and not self._stopped:
+                    if batch is not None:
+                        self._waiting[worker] = batch
+                        self._changed.notify_all()
                     return
                 self._changed.wait(KEEPALIVE_S)
             keepalive()
@@ -198,6 +202,7 @@ class ApplyLoop(threading.Thread):
         except BaseException as error:  # noqa: BLE001 - the daemon ends with it
             self.error = error
         finally:
+            self._settle()
             with self._changed:
                 self._stopped = True
                 for _, future, _ in self._calls:
@@ -206,15 +211,18 @@ class ApplyLoop(threading.Thread):
 
     def _turn(self) -> None:
         call, batches, idle = self._next()
-        if call is not None:
-            self._answer(*call)
-        elif batches:
+        if batches:
             self._apply(batches)
+        elif call is not None:
+            self._settle()
+            self._answer(*call)
+        elif self._committing is not None and self._committing[0].done():
+            self._settle()
         elif idle:
             self._when_idle()
 
     def _next(self) -> tuple[Call | None, dict[Worker, MicroBatch], bool]:
-        """The next call, or the batches to apply now, or whether nothing came for a while. Batches leave the waiting room once applied."""
+        """The next call, or the batches to apply now, or whether nothing came for a while. Batches leave the waiting room once written."""
         with self._changed:
             unfinished = self._pipeline.unfinished
             for call in self._calls:
@@ -224,7 +232,8 @@ class ApplyLoop(threading.Thread):
             ready = {w: b for w, b in self._waiting.items() if unfinished in (None, w.source_name)}
             whole = {w: b for w, b in ready.items() if b.whole}
             if not ready:
-                return None, {}, not self._changed.wait(IDLE_S)
+                late = not (self._committing and self._committing[0].done()) and not self._changed.wait(IDLE_S)
+                return None, {}, late and self._committing is None
             return None, whole if whole and unfinished is None else dict(list(ready.items())[:1]), False
 
     def _answer(self, function: Callable[[Pipeline], Any], future: Future[Any], worker: Worker | None) -> None:
@@ -239,28 +248,53 @@ class ApplyLoop(threading.Thread):
 
     def _apply(self, batches: dict[Worker, MicroBatch]) -> None:
         try:
-            committed = self._pipeline.apply(list(batches.values()))
-        except (SourceError, ConfigError) as error:
-            if len(batches) > 1:  # Whose fault it is shows when each is applied alone.
-                for worker, batch in batches.items():
-                    self._apply({worker: batch})
-                return
-            self._fail(list(batches), error)
-        except BaseException as error:  # noqa: BLE001 - the store's state is unknown: every worker asks it again
-            self._fail(list(self._waiting), error)
+            committed = self._pipeline.write(list(batches.values()))
+        except BaseException as error:  # noqa: BLE001 - it belongs to the sources
+            if self._settle():
+                self._refuse(batches, error)
+            return
+        if not self._settle():
+            return
+        if committed is not None:
+            self._committing = committed, batches
+            committed.add_done_callback(lambda _: self.wake())
         else:
             for worker, batch in batches.items():
-                if committed:
-                    worker.acknowledge(batch)
-                    worker.status.applied(batch)
-                else:
-                    worker.status.counted(batch.rows)
-            self._release(list(batches))
+                worker.status.counted(batch.rows)
+        self._release(list(batches))
+
+    def _refuse(self, batches: dict[Worker, MicroBatch], error: BaseException) -> None:
+        """Batches can't be applied."""
+        if not isinstance(error, SourceError | ConfigError):  # the store's state is unknown: every worker asks it again
+            self._fail(list(self._waiting), error)
+        elif len(batches) == 1:
+            self._fail(list(batches), error)
+        else:  # Whose fault it is shows when each is applied alone.
+            for worker, batch in batches.items():
+                self._apply({worker: batch})
+
+    def _settle(self) -> bool:
+        """Wait for the commit that is going on, and have it acknowledged. False when it failed: nothing written since holds, either."""
+        if self._committing is None:
+            return True
+        (committed, batches), self._committing = self._committing, None
+        try:
+            committed.result()
+        except BaseException as error:  # noqa: BLE001 - the store's state is unknown: every worker asks it again
+            self._pipeline.forget()
+            self._fail(list({**self._waiting, **batches}), error)
+            return False
+        for worker, batch in batches.items():
+            worker.acknowledge(batch)
+            worker.status.applied(batch)
+        return True
 
     def _fail(self, workers: list[Worker], error: BaseException) -> None:
-        for worker in workers:
-            worker.fail(error)
-        self._release(workers)
+        with self._changed:  # so that none hands over what came before
+            for worker in workers:
+                worker.fail(error)
+                self._waiting.pop(worker, None)
+            self._changed.notify_all()
 
     def _release(self, workers: list[Worker]) -> None:
         with self._changed:
@@ -405,7 +439,19 @@ class Daemon:
 
 def run(config: Config, until_caught_up: bool = False) -> int:
     """The daemon in the foreground. Returns its exit code; raises ConfigError and StoreError before anything has started."""
+    _give_memory_back()
     return Daemon(config).run(until_caught_up)
+
+
+def _give_memory_back() -> None:
+    """Have glibc give back what is freed of large blocks at once, and of its heap in steps: it would keep hundreds of megabytes.
+
+    mallopt(3). Other C libraries have no such call, or go their own way.
+    """
+    with suppress(OSError, AttributeError):
+        mallopt = ctypes.CDLL(None).mallopt
+        mallopt(_M_MMAP_THRESHOLD, 1 << 20)
+        mallopt(_M_TRIM_THRESHOLD, 2 << 20)
 
 
 def _open_store(config: Config) -> DuckDBSink:

@@ -1,12 +1,13 @@
 """The loop's work: a micro-batch of a source becomes one transaction of the store. Read this first.
 
     reader thread (cdc.daemon)   source.read()          frames -> Arrow columns, whole transactions
-    apply thread                 Pipeline.apply:
+    apply thread                 Pipeline.write:
                                    complete             absent values, truncates, rows without key   (accounting.complete)
                                    mirror               all tables of the batch; what rules look up is noted (accounting.lookups)
                                    account, diff, check rules against live entries                   (accounting.accountant)
-                                   sink transaction     mirror + entries + lines + live + quarantine + batch log + checkpoint
-    any thread                   source.acknowledge()   after `apply` has returned the position
+    store's thread (sinks)       sink transaction     mirror + entries + lines + live + quarantine + batch log + checkpoint,
+                                                      written while the apply thread accounts for what comes next
+    apply thread                 source.acknowledge() after the commit
 
 Nothing here knows which kind of source or store it serves. After any exception the pipeline has forgotten everything: the store is asked
 again (`resume`).
@@ -15,6 +16,7 @@ again (`resume`).
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from concurrent.futures import Future
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from itertools import chain
@@ -54,6 +56,7 @@ from cdc.types import (
 )
 
 PAGE_ROWS = 50_000
+PART_ROWS = 20_000  # accounted for at a time, while what comes of those before is written
 _Part = tuple[TableSchema, pa.Table]
 
 
@@ -82,13 +85,14 @@ class Pipeline:
         self._sink, self._checkpoints, self._accountant = sink, checkpoints, accountant
         self._completer, self._deferred = Completer(), Deferred()
         self._transaction: SinkTransaction | None = None
+        self._committing: Future[None] | None = None
         self.forget()
 
     def forget(self) -> None:
         """Drop an open transaction and all that is remembered of the store."""
         if self._transaction is not None:
             self._transaction.rollback()
-        self._transaction = None
+        self._transaction = self._committing = None
         self._deferred.forget()
         self._known: dict[str, Checkpoint | None] = {}
         self._prepared: dict[tuple[str, bool], TableSchema] = {}
@@ -117,7 +121,7 @@ class Pipeline:
             for known in gone:
                 self._checkpoints.record(transaction, source, replace(known, state="removed"))
             if gone:
-                transaction.commit()
+                transaction.commit().result()
         finally:
             transaction.rollback()
         self._known[source] = resume.checkpoint
@@ -134,7 +138,7 @@ class Pipeline:
             for table in tables:
                 former = known.get(table) or SnapshotProgress(table, 0, "", "wanted", "", 0, 0)
                 self._checkpoints.record(transaction, source, replace(former, state="wanted", progress="", rows_done=0))
-            transaction.commit()
+            transaction.commit().result()
         finally:
             transaction.rollback()
 
@@ -143,10 +147,18 @@ class Pipeline:
         self._accountant.check(schemas)
 
     def apply(self, batches: Sequence[MicroBatch]) -> bool:
-        """Apply batches of different sources in one store transaction. True when it is committed.
+        """As `write`, waiting for the commit. True when it is committed, False after the part of a large transaction."""
+        committed = self.write(batches)
+        if committed is not None:
+            committed.result()
+        return committed is not None
 
-        False after the part of a large transaction: the store transaction stays open, `unfinished` names its source, and nothing but
-        that source's next batch may follow. Raises whatever source data, rules or store raise; then nothing of it is in the store.
+    def write(self, batches: Sequence[MicroBatch]) -> Future[None] | None:
+        """Apply batches of different sources in one store transaction. The future of its commit, during which others may be applied.
+
+        None after the part of a large transaction: the store transaction stays open, `unfinished` names its source, and nothing but
+        that source's next batch may follow. Raises whatever source data, rules or store raise, or the commit before did; then nothing of
+        it is in the store. When the future raises, `forget` has to be called.
         """
         assert len(batches) == 1 or all(batch.whole for batch in batches), "the part of a large transaction comes alone"
         try:
@@ -155,16 +167,18 @@ class Pipeline:
             advanced = {batch.source: self._apply(transaction, batch) for batch in batches}
             if not batches[-1].whole:
                 self.unfinished = batches[-1].source
-                return False
+                return None
             for source, checkpoint in advanced.items():
                 self._checkpoints.advance(transaction, self._known[source], checkpoint)
-            transaction.commit()
+            if self._committing is not None:
+                self._committing.result()
+            self._committing = transaction.commit()
         except BaseException:
             self.forget()
             raise
         self._transaction, self.unfinished = None, None
         self._known |= advanced
-        return True
+        return self._committing
 
     def _apply(self, transaction: SinkTransaction, batch: MicroBatch) -> Checkpoint:
         self._refer(transaction)
@@ -218,7 +232,7 @@ class Pipeline:
             others = [row for row in transaction.reference("periods").to_pylist() if (row["book"], row["period"]) != (book, period)]
             rows = others + ([] if state == "open" else [{"book": book, "period": period, "state": state}])
             transaction.apply(Reference("periods", pa.Table.from_pylist(rows, REFERENCE["periods"])))
-            transaction.commit()
+            transaction.commit().result()
         finally:
             transaction.rollback()
         self._referred = False
@@ -309,8 +323,8 @@ class Pipeline:
                 unfinished = pc.equal(rows.column(TXN), last)
                 self._deferred.add(schema, rows.filter(unfinished), txns.slice(last))
                 rows = rows.filter(pc.invert(unfinished))
-            if rows.num_rows:
-                transaction.apply(account(schema, rows, txns, transaction.live, states))
+            for start in range(0, rows.num_rows, PART_ROWS):
+                transaction.apply(account(schema, rows.slice(start, PART_ROWS), txns, transaction.live, states))
 
     def _copy(self, transaction: SinkTransaction, changes: TableChanges, progress: SnapshotProgress) -> None:
         """Stage a snapshot's chunk. Rows that an earlier, interrupted snapshot staged under the same keys are replaced."""
@@ -443,7 +457,7 @@ class Pipeline:
             transactions = pa.Table.from_pylist([one], schema=TRANSACTIONS)
             transaction.apply(self._accountant.revalue(book, period, balances, transactions, former, summary))
             transaction.apply(BatchLog(revaluation.SCHEMA.source, "", "", 0, balances.num_rows, now, now))
-            transaction.commit()
+            transaction.commit().result()
         finally:
             transaction.rollback()
         return int(balances.num_rows)
@@ -471,7 +485,7 @@ class Pipeline:
                 transaction.apply(BatchLog(source, position, position, 0, count, now, now))
                 self._checkpoints.advance(transaction, checkpoint, replace(checkpoint, epoch=epoch))
                 total += count
-            transaction.commit()
+            transaction.commit().result()
         except BaseException:
             transaction.rollback()
             self.forget()

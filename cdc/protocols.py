@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
+from concurrent.futures import Future
 from typing import Any, Protocol
 
 import pyarrow as pa
@@ -99,13 +100,17 @@ class SinkTransaction(Protocol):
         """
 
     def apply(self, part: MirrorWrite | Promotion | Postings | Reference | BatchLog) -> None:
-        """Write a part of a batch. The BatchLog comes last and closes the batch: it takes the batch's sequence number and hash."""
+        """Write a part of a batch, at once or while the caller goes on: what writing raises is raised then or by what is called next. The
+        BatchLog comes last and closes the batch: it takes the batch's sequence number and hash.
+        """
 
     def sql(self, statement: str, parameters: Sequence[object] = ()) -> list[tuple[Any, ...]]:
         """Run SQL inside the transaction: how a CheckpointStore that lives in the store takes part in it."""
 
-    def commit(self) -> None:
-        """All of it becomes visible and durable at once. When it raises, whether it did is told by the checkpoint alone."""
+    def commit(self) -> Future[None]:
+        """Begin to make all of it visible and durable at once. It is when the future is done; another transaction may be opened before,
+        and what is read in that waits for it. When the future raises, whether it was committed is told by the checkpoint alone.
+        """
 
     def rollback(self) -> None:
         """Drop it. Never raises; does nothing after `commit`."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import Future
 from copy import deepcopy
 from dataclasses import dataclass, field
 from typing import Any
@@ -119,12 +120,19 @@ class MemoryTransaction:
         """Run `action` once the transaction has committed."""
         self._after_commit.append(action)
 
-    def commit(self) -> None:
+    def commit(self) -> Future[None]:
         assert not self._done, "the transaction has ended"
         self._done = True
         self._sink.state = self.state
-        for action in self._after_commit:
-            action()
+        committed: Future[None] = Future()
+        try:
+            for action in self._after_commit:
+                action()
+        except BaseException as error:  # noqa: BLE001 - the caller asks for it
+            committed.set_exception(error)
+        else:
+            committed.set_result(None)
+        return committed
 
     def rollback(self) -> None:
         self._done = True

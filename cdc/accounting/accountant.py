@@ -358,20 +358,16 @@ class Accountant:
             for statement in (TURNS, DELTAS, STEPS, POSTING):
                 db.execute(statement)
             posting = "posting"
-        placed = f"{HEADER}, entry_date, period"
-        entries = self._fetch(
-            f"""SELECT entry_id, book, rule, kind, reverses, corrects, {placed}, {source} AS source, {table} AS source_table,
-            "#key" AS row_key, "#op" AS op, "#position" AS position, "#xid" AS txn, "#ordinal" AS ordinal, "#committed_at" AS committed_at
-            FROM {posting}""",
-            ENTRIES,
-        )
+        posted = db.execute(
+            f"""SELECT entry_id, book, rule, kind, reverses, corrects, {HEADER}, entry_date, period, {source} AS source,
+            {table} AS source_table, "#key" AS row_key, "#op" AS op, "#position" AS position, "#xid" AS txn, "#ordinal" AS ordinal,
+            "#committed_at" AS committed_at, "#hash" AS row_hash, content, correction, kind <> 'reverse' AND run = last_run AS begins
+            FROM {posting}"""
+        ).to_arrow_table()
+        entries = posted.select(ENTRIES.names).cast(ENTRIES)
         lines = self._fetch(f"SELECT entry_id, book, period, unnest(lines, recursive := true) FROM {posting}", LINES)
         ended = self._fetch(ENDED_BY_STEPS, ENDED) if standing else ENDED.empty_table()
-        begun = self._fetch(
-            f"""SELECT "#hash" AS row_hash, {table} AS source_table, "#key" AS row_key, book, rule, entry_id, {placed}, content, correction
-            FROM {posting} WHERE kind <> 'reverse' AND run = last_run""",
-            BEGUN,
-        )
+        begun = (posted.filter(posted.column("begins")) if standing else posted).select(BEGUN.names).cast(BEGUN)
         return Postings(entries, lines, ended, begun, self._quarantine(schema), self._settle(schema, settling))
 
     def _quarantine(self, schema: TableSchema) -> pa.Table:

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import Future
+from contextlib import suppress
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import duckdb
 import pyarrow as pa
@@ -17,39 +19,96 @@ from sinks.duckdb.faults import translated
 from sinks.duckdb.file import connection_of, open_writer, store_path
 from sinks.duckdb.session import Session
 from sinks.duckdb.tables import make_tables
+from sinks.duckdb.writer import Writer
 
 CHECKPOINT_BYTES = 4 << 20  # a smaller log is not worth a checkpoint when idle
+T = TypeVar("T")
 
 
 class DuckDBTransaction:
     """`cdc.protocols.SinkTransaction` on the writer's connection.
 
-    Postings belong to the batch that the next BatchLog closes; one transaction may hold several batches, none may stay open.
+    Postings belong to the batch that the next BatchLog closes; one transaction may hold several batches, none may stay open. What is
+    applied is written while the caller goes on; what that raises, whatever is called next raises.
     """
 
-    def __init__(self, session: Session) -> None:
-        self._session = session
-        self._done = False
+    def __init__(self, session: Session, writer: Writer) -> None:
+        self._session, self._writer = session, writer
+        self._ended = self._begun = False
+        self._fault: BaseException | None = None
         self._journal: journal.Journal | None = None
-        session.run("BEGIN TRANSACTION")
+        writer.later(self._do, self._begin)
 
     def live(self, schema: TableSchema, keys: pa.Table) -> pa.Table:
-        return journal.live(self._session, schema, keys)
+        return self._now(journal.live, self._session, schema, keys)
 
     def standing(self, schema: TableSchema) -> Iterator[pa.Table]:
-        return journal.standing(self._session, schema)
+        return self._each(journal.standing(self._session, schema))
 
     def mirror(self, schema: TableSchema, keys: pa.Table | None, staged: bool = False) -> Iterator[pa.Table]:
-        return mirror.read(self._session, schema, keys, staged)
+        return self._each(mirror.read(self._session, schema, keys, staged))
 
     def reference(self, name: str) -> pa.Table:
-        return reference.read(self._session, name)
+        return self._now(reference.read, self._session, name)
 
     def rated(self, schema: TableSchema, rates: pa.Table) -> pa.Table:
-        return reference.rated(self._session, schema, rates)
+        return self._now(reference.rated, self._session, schema, rates)
 
     def apply(self, part: MirrorWrite | Promotion | Postings | Reference | BatchLog) -> None:
-        """Write a part. Raises StoreError; the transaction can then only be rolled back."""
+        """Have a part written. Raises StoreError of a part before it; the transaction can then only be rolled back."""
+        if self._fault is not None:
+            raise self._fault
+        self._writer.later(self._do, self._write, part)
+
+    def make_tables(self, accounts: Sequence[Account]) -> None:
+        """Make the store's own tables."""
+        self._now(make_tables, self._session, accounts)
+
+    def fit(self, schema: TableSchema, staged: bool) -> None:
+        """Make a table's mirror or staged copy fit `schema`."""
+        self._now(mirror.fit, self._session, schema, staged)
+
+    def sql(self, statement: str, parameters: Sequence[object] = ()) -> list[tuple[Any, ...]]:
+        """Run SQL; select a TIMESTAMPTZ as text or number, as DuckDB's Python client needs pytz for it."""
+        return self._now(self._session.rows, statement, parameters)
+
+    def commit(self) -> Future[None]:
+        assert not self._ended, "the transaction has ended"
+        self._ended = True
+        return self._writer.later(self._commit)
+
+    def rollback(self) -> None:
+        if not self._ended:
+            self._ended = True
+            self._writer.now(self._rollback)
+
+    @property
+    def ended(self) -> bool:
+        """Rolled back, or told to commit."""
+        return self._ended
+
+    def _now(self, function: Callable[..., T], *args: Any) -> T:
+        return self._writer.now(lambda: self._do(function, *args))
+
+    def _each(self, pages: Iterator[pa.Table]) -> Iterator[pa.Table]:
+        while (page := self._now(next, pages, None)) is not None:
+            yield page
+
+    def _do(self, function: Callable[..., T], *args: Any) -> T:
+        """A call on the writer's thread: nothing is carried out after what has failed."""
+        if self._fault is not None:
+            raise self._fault
+        try:
+            return function(*args)
+        except BaseException as fault:
+            self._fault = fault
+            raise
+
+    def _begin(self) -> None:
+        self._session.run("BEGIN TRANSACTION")
+        self._begun = True
+
+    def _write(self, part: MirrorWrite | Promotion | Postings | Reference | BatchLog) -> None:
         match part:
             case MirrorWrite():
                 mirror.write(self._session, part)
@@ -62,42 +121,23 @@ class DuckDBTransaction:
             case BatchLog():
                 self._batch().close(part)
 
-    def fit(self, schema: TableSchema, staged: bool) -> None:
-        """Make a table's mirror or staged copy fit `schema`."""
-        mirror.fit(self._session, schema, staged)
-
-    def sql(self, statement: str, parameters: Sequence[object] = ()) -> list[tuple[Any, ...]]:
-        """Run SQL; select a TIMESTAMPTZ as text or number, as DuckDB's Python client needs pytz for it."""
-        return self._session.rows(statement, parameters)
-
-    def commit(self) -> None:
-        assert not self._done, "the transaction has ended"
-        assert self._journal is None or self._journal.closed, "postings without their batch's log"
-        try:
-            self._session.run("COMMIT")
-        except StoreError:
-            self.rollback()
-            raise
-        self._done = True
-
-    def rollback(self) -> None:
-        if self._done:
-            return
-        self._done = True
-        try:
-            self._session.run("ROLLBACK")
-        except StoreError:
-            return  # a failed commit has rolled back already, and a broken store forgets by itself
-
-    @property
-    def done(self) -> bool:
-        """Committed or rolled back."""
-        return self._done
-
     def _batch(self) -> journal.Journal:
         if self._journal is None:
             self._journal = journal.Journal(self._session)
         return self._journal
+
+    def _commit(self) -> None:
+        try:
+            assert self._journal is None or self._journal.closed, "postings without their batch's log"
+            self._do(self._session.run, "COMMIT")
+        except BaseException:
+            self._rollback()
+            raise
+
+    def _rollback(self) -> None:
+        with suppress(StoreError):  # a failed commit has rolled back already, and a broken store forgets by itself
+            if self._begun:
+                self._session.run("ROLLBACK")
 
 
 class DuckDBSink:
@@ -109,14 +149,14 @@ class DuckDBSink:
     def __init__(self, url_or_path: str | Path, memory_limit: int) -> None:
         self.path = store_path(url_or_path)
         self._connection = open_writer(self.path, memory_limit)
-        self._session = Session(connection_of(self._connection), self.path)
+        self._session, self._writer = Session(connection_of(self._connection), self.path), Writer()
         self._transaction: DuckDBTransaction | None = None
 
     def prepare(self, accounts: Sequence[Account]) -> None:
         transaction = self.begin()
         try:
-            make_tables(self._session, accounts)
-            transaction.commit()
+            transaction.make_tables(accounts)
+            transaction.commit().result()
         finally:
             transaction.rollback()
 
@@ -126,8 +166,8 @@ class DuckDBSink:
         self._transaction.fit(schema, staged)
 
     def begin(self) -> DuckDBTransaction:
-        assert self._transaction is None or self._transaction.done, "a transaction is open"
-        self._transaction = DuckDBTransaction(self._session)
+        assert self._transaction is None or self._transaction.ended, "a transaction is open"
+        self._transaction = DuckDBTransaction(self._session, self._writer)
         return self._transaction
 
     def reader(self) -> duckdb.DuckDBPyConnection:
@@ -138,10 +178,10 @@ class DuckDBSink:
     def checkpoint_if_idle(self) -> bool:
         """Fold the log into the file if it has grown and nothing is going on; for the apply thread, when it has nothing to do."""
         log = self.path.with_name(self.path.name + ".wal")
-        if (self._transaction and not self._transaction.done) or not log.exists() or log.stat().st_size < CHECKPOINT_BYTES:
+        if (self._transaction and not self._transaction.ended) or not log.exists() or log.stat().st_size < CHECKPOINT_BYTES:
             return False
         try:
-            self._session.run("CHECKPOINT")
+            self._writer.now(self._session.run, "CHECKPOINT")
         except StoreError as error:
             if isinstance(error.__cause__, duckdb.TransactionException):
                 return False  # a reader is at work: later
@@ -151,6 +191,7 @@ class DuckDBSink:
     def close(self) -> None:
         if self._transaction is not None:
             self._transaction.rollback()
+        self._writer.close()
         self._session.close()
         try:
             self._connection.close()

@@ -45,7 +45,7 @@ def committed(sink: Sink) -> Iterator[SinkTransaction]:
     transaction = sink.begin()
     try:
         yield transaction
-        transaction.commit()
+        transaction.commit().result()
     finally:
         transaction.rollback()
 

@@ -167,7 +167,7 @@ def test_killed_around_the_commit(path: Path, sink: DuckDBSink, step: str) -> No
         transaction.apply(postings([(n, Decimal(n)) for n in range(2, 500)]))
         transaction.apply(LOG)
         if {step == "after"}:
-            transaction.commit()
+            transaction.commit().result()
         say("now")
         signal.pause()
         """,
@@ -259,7 +259,7 @@ def test_an_idle_store_folds_its_log(path: Path, sink: DuckDBSink) -> None:
     for start in range(0, rows.num_rows, 10_000):
         transaction.apply(replace(write(ORDERS, []), upserts=rows.slice(start, 10_000)))
     assert not sink.checkpoint_if_idle()
-    transaction.commit()
+    transaction.commit().result()
     assert path.with_name("ledger.duckdb.wal").stat().st_size > 4 << 20
     assert sink.checkpoint_if_idle()
     assert not sink.checkpoint_if_idle()
@@ -344,6 +344,24 @@ def test_a_value_the_mirror_can_not_take_rolls_back(sink: DuckDBSink) -> None:
     assert mirrored(sink, ORDERS) == [(1, "first", None)]
 
 
+def test_nothing_is_written_after_what_could_not_be(sink: DuckDBSink) -> None:
+    """Writing goes on behind the caller's back, who is told by whatever comes next."""
+    number = replace(ORDERS, columns=(*ORDERS.columns[:2], replace(ORDERS.columns[2], store_type="DECIMAL(3,2)")))
+    for ask in (
+        lambda transaction: transaction.sql("SELECT 1"),
+        lambda transaction: list(transaction.mirror(ORDERS, None)),
+        lambda transaction: transaction.commit().result(),
+    ):
+        transaction = sink.begin()
+        transaction.apply(write(number, [(7, "x", Decimal("99999999.00"))]))
+        with pytest.raises(StoreError) as caught:
+            transaction.apply(write(ORDERS, [(8, "y", None)]))  # raises if it is known by now
+            ask(transaction)
+        assert caught.value.code == "store.value"
+        transaction.rollback()
+    assert mirrored(sink, ORDERS) == [(1, "first", None)]
+
+
 def test_a_promoted_table_keeps_its_types(sink: DuckDBSink) -> None:
     odd = replace(ORDERS, columns=(*ORDERS.columns, Column("j", pa.string(), "JSON", "json")))
     with committed(sink) as transaction:
@@ -410,7 +428,7 @@ def test_live_entries_know_where_their_lines_lie(sink: DuckDBSink) -> None:
         transaction = sink.begin()
         transaction.apply(postings((each, Decimal(each)) for each in (100 + number, 200 + number)))
         transaction.apply(LOG)
-        transaction.rollback() if number == 2 else transaction.commit()
+        transaction.rollback() if number == 2 else transaction.commit().result()
     with committed(sink) as transaction:
         placed = """SELECT count(*) FROM meta.live v JOIN ledger.lines l
             ON l.entry_id = v.entry_id AND l.rowid >= v.first_line AND l.rowid < v.first_line + v.line_count"""

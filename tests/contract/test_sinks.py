@@ -307,6 +307,20 @@ def test_batches_count_what_several_applies_wrote(store: Store) -> None:
     ]
 
 
+def test_a_transaction_may_begin_while_another_commits(store: Store) -> None:
+    """It sees what that wrote, and is not of it: what it drops is only its own."""
+    sink = prepared(store, ORDERS)
+    first = sink.begin()
+    first.apply(write(ORDERS, [(1, "first", None)]))
+    committed = first.commit()
+    second = sink.begin()
+    second.apply(write(ORDERS, [(2, "second", None)]))
+    assert [row["id"] for rows in second.mirror(ORDERS, None) for row in rows.to_pylist()] == [1, 2]
+    committed.result()
+    second.rollback()
+    assert mirrored(sink, ORDERS) == [(1, "first", None)]
+
+
 def test_rollback_leaves_nothing(store: Store) -> None:
     sink = prepared(store, ORDERS, staged=True)
     point = Checkpoint("shop", "0/1", 1, "server")

@@ -152,7 +152,9 @@ def test_disk_full(shop: Shop) -> None:
     """The file may not grow past a limit, as if the disk were full: exit 1, the store as it was; with room again all comes in."""
     assert shop.run().returncode == 0
     size = max(path.stat().st_size for path in shop.folder.glob("store.duckdb*"))
-    shop.database.connection.execute("INSERT INTO orders SELECT i, 'paid', 1, 1, '2026-01-01' FROM generate_series(10, 60000) i")
+    for start in range(10, 60_000, 6000):  # each is enough to be read while the one before it is committed
+        rows = f"SELECT i, 'paid', 1, 1, '2026-01-01' FROM generate_series({start}, {min(start + 5999, 60_000)}) i"
+        shop.database.connection.execute(f"INSERT INTO orders {rows}")
     limited = (
         "import resource, signal; signal.signal(signal.SIGXFSZ, signal.SIG_IGN);"
         f"resource.setrlimit(resource.RLIMIT_FSIZE, ({size + 4096}, {size + 4096})); from cdc.cli import main; main()"

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from cdc.decode.mysql import aside
+from cdc.decode import aside
 from cdc.decode.mysql.binlog import Decoder
 from cdc.decode.mysql.captured import Effect, NewSchema, Resolved
 from cdc.decode.mysql.wire import Statement, TableMap

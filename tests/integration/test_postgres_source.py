@@ -16,7 +16,9 @@ from cdc.sources.postgres import PostgresInspection, PostgresSource, replication
 from cdc.types import MicroBatch
 from tests.integration.replay import Twin, opened, source_rows, step, streaming, until, until_equal
 from tests.servers.certificates import certificate
+from tests.servers.own_server import poll
 from tests.servers.postgres import Database, PostgresServer, fresh_database
+from tests.servers.postgres_binaries import DEFAULT_VERSION
 from tests.servers.proxy import Proxy
 
 WIDE = "repeat(md5(random()::text), 200)"
@@ -250,6 +252,33 @@ def test_a_large_transaction_comes_in_parts_and_again_whole_after_a_break(databa
     assert {batch.transactions["txn"][0].as_py() for batch in found[:-2]} == {first[0].transactions["txn"][0].as_py()}
     assert twin.rows("t") == source_rows(database.connection, "t", twin.schemas["t"])
     assert twin.ops["c"] == 20001
+
+
+@pytest.mark.parametrize("version", [14, DEFAULT_VERSION, 18])
+def test_a_transaction_in_progress_is_here_before_it_commits(version: int, twin: Twin) -> None:
+    """And others that commit meanwhile come in their turn. What it rolls back, to a savepoint or at the end, never comes."""
+    with PostgresServer(version, {"logical_decoding_work_mem": "64kB"}) as server, fresh_database(server) as database:
+        make(database, "CREATE TABLE orders (id int PRIMARY KEY, note text)", "INSERT INTO orders VALUES (0, 'old')")
+        source = streaming(config(database, "orders"), twin)
+        rows = "INSERT INTO orders SELECT i, repeat('x', 100) FROM generate_series({}, {}) i"
+        with server.connect(database.name) as long, server.connect(database.name) as gone:
+            for session in (long, gone):
+                session.execute("BEGIN")
+            gone.execute(rows.format(9001, 11000).encode())
+            long.execute(rows.format(1, 2000).encode())
+            long.execute("SAVEPOINT first")
+            long.execute(rows.format(2001, 4000).encode())
+            long.execute("ROLLBACK TO first")
+            long.execute("UPDATE orders SET note = 'new' WHERE id = 0")
+            long.execute(rows.format(4001, 6000).encode())
+            make(database, "INSERT INTO orders VALUES (-1, 'meanwhile')")
+            until(source, twin, lambda: len(twin.rows("orders")) == 2)
+            sent = "SELECT stream_txns, stream_bytes > 400000 FROM pg_stat_replication_slots WHERE slot_name LIKE 'ledgertail%'"
+            poll(lambda: database.connection.execute(sent).fetchall() == [(2, True)], "what is in progress was not sent")
+            gone.execute("ROLLBACK")
+            long.execute("COMMIT")
+        until_equal(source, twin, database.connection, "orders")
+        assert len(twin.rows("orders")) == 4002
 
 
 def test_a_backlog_of_small_transactions_is_cut_between_them(database: Database, twin: Twin) -> None:

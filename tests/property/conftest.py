@@ -36,10 +36,13 @@ class Databases:
     fresh: Callable[[], AbstractContextManager[AnyDatabase]]
 
 
-@pytest.fixture(scope="session", params=["postgres", *FLAVOURS])
+@pytest.fixture(scope="session", params=["postgres", "postgres streaming", *FLAVOURS])
 def databases(request: pytest.FixtureRequest) -> Iterator[Databases]:
-    """Of a server of each kind in turn, shared by all tests of a worker."""
-    if request.param == "postgres":
+    """Of a server of each kind in turn, shared by all tests of a worker. One sends every transaction while it is in progress."""
+    if request.param == "postgres streaming":
+        with postgres.PostgresServer(DEFAULT_VERSION, {"debug_logical_replication_streaming": "immediate"}) as server:
+            yield Databases(POSTGRES, lambda: postgres.fresh_database(server))
+    elif request.param == "postgres":
         with postgres.running(DEFAULT_VERSION) as server:
             yield Databases(POSTGRES, lambda: postgres.fresh_database(server))
     else:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 from collections import Counter, defaultdict
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from concurrent.futures import Future
 from datetime import date
 from decimal import Decimal
 from typing import Any
@@ -236,22 +237,26 @@ class Breaking:
 
         def breaking_apply(part: Any) -> None:
             apply(part)
-            self._step()
+            if (broken := self._step()) is not None:
+                raise broken
 
-        def breaking_commit() -> None:
-            if not self._late:
-                self._step()
-            commit()
+        def breaking_commit() -> Future[None]:
+            if (broken := self._step()) is None:
+                return commit()
             if self._late:
-                self._step()
+                commit().result()
+            else:
+                transaction.rollback()
+            failed: Future[None] = Future()
+            failed.set_exception(broken)
+            return failed
 
         transaction.apply, transaction.commit = breaking_apply, breaking_commit
         return transaction
 
-    def _step(self) -> None:
+    def _step(self) -> StoreUnavailable | None:
         self._done += 1
-        if self._done in self._breaks:
-            raise StoreUnavailable("store.broken", path="-", detail="a test broke it")
+        return StoreUnavailable("store.broken", path="-", detail="a test broke it") if self._done in self._breaks else None
 
 
 def broken_anywhere(store: Callable[[], Any], history: History, breaks: list[int], late: bool, cuts: list[int]) -> None:
@@ -261,8 +266,11 @@ def broken_anywhere(store: Callable[[], Any], history: History, breaks: list[int
         reached = broken.reopen()
         for _ in range(len(breaks) + 1):
             try:
+                committed = None
                 for batch in stream(history, cuts, after=reached):
-                    broken.pipeline.apply([batch])
+                    committed = broken.pipeline.write([batch]) or committed
+                if committed is not None:
+                    committed.result()
                 break
             except StoreUnavailable:
                 reached = broken.reopen()

@@ -75,7 +75,7 @@ def fill(config: str) -> None:
             3 AS level, 'quarantine.unbalanced' AS reason, 'debit 1, credit 2' AS detail, '{}' AS payload, 'open' AS status,
             now() AS first_seen, 'main' AS book, 'sale' AS rule FROM range(2)"""
     )
-    transaction.commit()
+    transaction.commit().result()
     store.close()
 
 

@@ -83,7 +83,7 @@ def config(tmp_path: Path) -> Path:
     tables = [pa.Table.from_pylist(heads, ENTRIES), pa.Table.from_pylist(lines, LINES)]
     transaction.apply(Postings(*tables, *(schema.empty_table() for schema in (ENDED, BEGUN, QUARANTINED, SETTLED))))
     transaction.apply(BatchLog("shop", "0/1", "0/1", 1, 1, AT, AT))
-    transaction.commit()
+    transaction.commit().result()
     sink.close()
     path = tmp_path / "ledgertail.toml"
     path.write_text(CONFIG, "utf-8")

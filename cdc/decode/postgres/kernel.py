@@ -79,6 +79,7 @@ _TOGETHER = cython.declare(cython.Py_ssize_t, 1000)  # rows whose spans are note
 _NOTHING = pa.scalar(0, pa.int32())
 _ROOM = cython.declare(cython.Py_ssize_t, 16)  # rows there is room for at first
 _BYTES_ROOM = cython.declare(cython.Py_ssize_t, 1024)  # bytes; a slow server fills thousands of blocks with a few rows each
+_STREAM_HEAD = cython.declare(cython.Py_ssize_t, 5)  # of a message within a Stream: its kind, and the xid
 _SIZE_MAX = cython.declare(cython.Py_ssize_t, 2**31 - 1 - _TEXT_HEAD)  # of a block and of a column's texts: spans and offsets have 32 bits
 
 
@@ -121,6 +122,14 @@ def _size_at(text: cython.p_uchar, place: cython.Py_ssize_t, end: cython.Py_ssiz
     if text[place] == ord("u"):
         return _ABSENT
     return _KIND
+
+
+@cython.cfunc
+@cython.nogil
+@cython.exceptval(check=False)
+def _is_of_stream(kind: cython.int) -> cython.bint:
+    """Stream Start, Stop, Commit, Abort."""
+    return kind in (ord("S"), ord("E"), ord("c"), ord("A"))
 
 
 @cython.final
@@ -192,6 +201,90 @@ class Block:
         other = message[:length]
         let_go(message)
         return other
+
+    def first_streamed(self, index: cython.Py_ssize_t) -> int:
+        """The first message from `index` on that tells of a transaction in progress; how many messages there are if none does."""
+        while index < self._count and not (self._ends[index] < self._ends[index + 1] and _is_of_stream(self._text[self._ends[index]])):
+            index += 1
+        return index
+
+    def extend(self, other: Block, index: cython.Py_ssize_t, end: cython.Py_ssize_t) -> None:
+        """Add the messages of another block from `index` up to, but without, `end`."""
+        if not 0 <= index <= end <= other._count:
+            raise IndexError(index)
+        for i in range(index, end):
+            start, size = other._ends[i], other._ends[i + 1] - other._ends[i]
+            self._make_room(self.size + size)
+            self._copy(other._text, start, size)
+
+    def split(self, index: cython.Py_ssize_t) -> Block:
+        """Take the messages from `index` on out into another block. Nothing may have been read of this one."""
+        rest = Block()
+        rest.extend(self, index, self._count)
+        self._count, self.size = index, self._ends[index]
+        return rest
+
+    def put_aside(self, index: cython.Py_ssize_t, kept: bytearray) -> tuple[int, list[tuple[int, int]]]:
+        """Add the messages of a transaction in progress, from `index` up to what ends that or the end, to what is kept of it.
+
+        They are kept as they would come without streaming, each behind its size. Returns the index of the first that was not added, and
+        where in `kept` begins what another (sub)transaction did: its xid and the place. Raises Malformed.
+        """
+        xid: cython.longlong = -1
+        of: cython.longlong
+        marks: list[tuple[int, int]] = []
+        at: cython.Py_ssize_t = len(kept)
+        kept += bytes(self.size - self._ends[index] + 4 * (self._count - index))
+        out: cython.p_uchar = kept
+        while index < self._count:
+            start, end = self._ends[index], self._ends[index + 1]
+            head: cython.Py_ssize_t = 1
+            if start == end:
+                raise Malformed(_FAULTS[_EARLY])
+            if _is_of_stream(self._text[start]):
+                break
+            if self._text[start] != ord("O"):  # which is of the session
+                if end - start < _STREAM_HEAD:
+                    raise Malformed(_FAULTS[_EARLY])
+                of, head = _uint(self._text, start + 1, 4), _STREAM_HEAD
+                if of != xid:
+                    xid = of
+                    marks.append((of, at))
+            size = end - start - head + 1
+            for i in range(4):
+                out[at + i] = size >> (8 * i) & 0xFF
+            out[at + 4] = self._text[start]
+            if cython.compiled:
+                memcpy(out + at + 5, self._text + start + head, size - 1)
+            else:
+                out[at + 5 : at + 4 + size] = self._text[start + head : end]
+            at += 4 + size
+            index += 1
+        del kept[at:]
+        return index, marks
+
+    def refill(self, kept: bytes) -> int:
+        """Add messages as `put_aside` kept them; returns how many bytes these are, without one that is cut off at the end."""
+        place: cython.Py_ssize_t = 0
+        end: cython.Py_ssize_t = len(kept)
+        text: cython.p_uchar = kept
+        while end - place >= 4:
+            size = text[place] | text[place + 1] << 8 | text[place + 2] << 16 | cython.cast(cython.Py_ssize_t, text[place + 3]) << 24
+            if size > end - place - 4:
+                break
+            self._make_room(self.size + size)
+            self._copy(text, place + 4, size)
+            place += 4 + size
+        return place
+
+    @cython.cfunc
+    def _copy(self, text: cython.p_uchar, start: cython.Py_ssize_t, size: cython.Py_ssize_t) -> cython.void:
+        """Add a message; there is room."""
+        if cython.compiled:
+            memcpy(self._text + self.size, text + start, size)
+        else:
+            self._held[self.size : self.size + size] = text[start : start + size]
+        self._end(self.size + size)
 
     @cython.cfunc
     def _make_room(self, end: cython.Py_ssize_t) -> None:

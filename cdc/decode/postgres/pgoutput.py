@@ -1,4 +1,4 @@
-"""PostgreSQL's pgoutput, protocol version 1 in text mode, decoded into Arrow columns per table.
+"""PostgreSQL's pgoutput in text mode, decoded into Arrow columns per table. Transactions come whole (see streamed.py).
 
 Format: https://www.postgresql.org/docs/current/protocol-logicalrep-message-formats.html
 

@@ -201,7 +201,7 @@ class Reader:
     def _hand_out(self, copy: Copy, rows: pa.Table) -> tuple[Copy, pa.Table, SnapshotProgress]:
         count = rows.num_rows
         copy.rows_done += count
-        ordinals = pa.array(range(self._ordinal, self._ordinal + count), pa.int64())
+        ordinals = pa.arange(self._ordinal, self._ordinal + count)
         self._ordinal += count
         head = [pa.repeat(pa.scalar(READ), count), pa.repeat(pa.scalar(0, pa.int32()), count), ordinals]
         changes = pa.Table.from_arrays([*head, *rows.columns], names=[OP, TXN, ORDINAL, *rows.column_names])

@@ -8,6 +8,7 @@ import pyarrow as pa
 
 from cdc.config import SourceConfig
 from cdc.decode.postgres.pgoutput import Decoder, lsn_int
+from cdc.decode.postgres.streamed import Streamed
 from cdc.sources import tail
 from cdc.sources.postgres.relations import Relations
 from cdc.sources.postgres.replication import Stream
@@ -20,7 +21,13 @@ class Tail(tail.Tail[int]):
     def __init__(self, config: SourceConfig, stream: Stream, start: int, relations: Relations, wanted: Callable[[str], bool]) -> None:
         self.stream, self._start = stream, start
         self._pgoutput = Decoder(relations.resolver(wanted), relations.truncated(wanted), relations.partitioned)
-        super().__init__(config.batch_size_max, stream, self._pgoutput, self._pgoutput.block)
+        self._streamed = Streamed(stream.receive, self._pgoutput.block)
+        super().__init__(config.batch_size_max, self._streamed, self._pgoutput, self._pgoutput.block)
+
+    @property
+    def resting(self) -> bool:
+        """See tail.Tail.resting. What transactions in progress have sent is not half received: where they commit is still to come."""
+        return super().resting and self._streamed.resting
 
     @property
     def position(self) -> int:
