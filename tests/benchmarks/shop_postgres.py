@@ -11,6 +11,7 @@ from typing import Any
 
 from cdc.config import SourceConfig
 from cdc.decode.postgres.pgoutput import Decoder
+from cdc.decode.postgres.streamed import Streamed
 from cdc.sources.postgres.catalog import Catalog
 from cdc.sources.postgres.connection import connect
 from cdc.sources.postgres.replication import Stream
@@ -136,7 +137,7 @@ class PostgresLog:
     def tail(self, stream: Receiver) -> Tail[int]:
         """What receives and decodes."""
         decoder = self.decoder()
-        return Tail(self._config.batch_size_max, stream, decoder, decoder.block)
+        return Tail(self._config.batch_size_max, Streamed(stream.receive, decoder.block), decoder, decoder.block)
 
     def received_s(self, changes: int) -> float:
         """Seconds that it takes merely to receive so many changes."""
