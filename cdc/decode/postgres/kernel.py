@@ -269,7 +269,8 @@ class Block:
         end: cython.Py_ssize_t = len(kept)
         text: cython.p_uchar = kept
         while end - place >= 4:
-            size = text[place] | text[place + 1] << 8 | text[place + 2] << 16 | cython.cast(cython.Py_ssize_t, text[place + 3]) << 24
+            size: cython.Py_ssize_t = text[place + 3]
+            size = size << 24 | text[place + 2] << 16 | text[place + 1] << 8 | text[place]
             if size > end - place - 4:
                 break
             self._make_room(self.size + size)
