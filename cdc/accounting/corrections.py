@@ -98,9 +98,11 @@ def _shape(relation: str) -> str:
 
 
 def _digest(relation: str, lines: str) -> str:
-    """SQL for the digest of an entry's header and of lines made of its own."""
-    header = ", ".join(f"coalesce(CAST({relation}.{name} AS VARCHAR), chr(0))" for name in HEADER.split(", ") if name != "rule_version")
-    return f"CASE WHEN {relation}.lines IS NOT NULL THEN md5(concat_ws(chr(31), {header}, CAST({lines} AS VARCHAR))) END"
+    """SQL for the digest of an entry's header and of lines made of its own. DuckDB's sort key of a value is the same for equal ones only,
+    and takes a quarter of the time that writing it as text does."""
+    header = ", ".join(f"{name} := {relation}.{name}" for name in HEADER.split(", ") if name != "rule_version")
+    whole = f"struct_pack({header}, lines := {lines})"
+    return f"CASE WHEN {relation}.lines IS NOT NULL THEN md5(create_sort_key({whole}, 'ASC NULLS LAST')) END"
 
 
 def _prior(relation: str, place: str) -> str:
@@ -114,13 +116,13 @@ _K = 'WINDOW k AS (PARTITION BY book, rule, "#key" ORDER BY "#rid")'
 TURNS = f"""CREATE OR REPLACE TEMP TABLE turns AS
 WITH standing AS (
     SELECT book, rule, row_hash, row_key, arg_max(coalesce(l.content, {_content("l")}), correction) AS stood,
-        arg_max(entry_id, correction) AS stood_id, max(correction) AS corrections, arg_min({_shape("l")}, correction) AS stood_shape,
+        arg_max(entry_id, correction) AS stood_id, max(correction) AS corrections, arg_min(CASE WHEN p.by_delta THEN {_shape("l")} END, correction) AS stood_shape,
         arg_max(doc_date, correction) AS stood_date
-    FROM live l GROUP BY book, rule, row_hash, row_key
+    FROM live l LEFT JOIN policy p USING (book) GROUP BY book, rule, row_hash, row_key
 ), chain AS (
-    SELECT w."#rid", w.book, w.rule, w."#key", w.entry_id, w.doc_date, {_content("w")} AS want, {_shape("w")} AS shape,
-        l.* EXCLUDE (book, rule, row_hash, row_key)
-    FROM wanted w SEMI JOIN known USING ("#hash", "#key")
+    SELECT w."#rid", w.book, w.rule, w."#key", w.entry_id, w.doc_date, {_content("w")} AS want,
+        CASE WHEN p.by_delta THEN {_shape("w")} END AS shape, l.* EXCLUDE (book, rule, row_hash, row_key)
+    FROM wanted w SEMI JOIN known USING ("#hash", "#key") LEFT JOIN policy p ON p.book = w.book
     LEFT JOIN standing l ON l.row_hash = w."#hash" AND l.row_key = w."#key" AND l.book = w.book AND l.rule = w.rule
     WHERE w.fault IS NULL
 ), befores AS (
@@ -197,6 +199,7 @@ _RED |= {
     name: f"CASE WHEN x.kind <> 'reverse' THEN l.{name} WHEN blue THEN l.{other} ELSE -l.{name} END"
     for name, other in (("debit", "credit"), ("credit", "debit"))
 }
+_NEGATED = {name: f"-l.{name}" for name in _AMOUNTS}
 # What becomes of each step: the entries that stood are reversed, with their stored lines, and what is wanted is posted; or the difference.
 POSTING = f"""CREATE OR REPLACE TEMP TABLE posting AS
 WITH unplaced AS (
@@ -232,7 +235,8 @@ WITH unplaced AS (
     SELECT * EXCLUDE (follows) FROM posted
 )
 SELECT x.* EXCLUDE (lines, want), {_PERIOD.format("x.entry_date")} AS period, coalesce(p.swapped, false) OR {_BELONGS} AS blue,
-    {_lines("x.lines", account=_ACCOUNT, **_RED)} AS lines,
+    CASE WHEN {_BELONGS} OR p.swapped THEN {_lines("x.lines", account=_ACCOUNT, **_RED)}
+        WHEN x.kind = 'reverse' THEN {_lines("x.lines", **_NEGATED)} ELSE x.lines END AS lines,
     CASE WHEN x.correction > 0 OR {_BELONGS} THEN x.want END AS content
 FROM entries x LEFT JOIN policy p USING (book) ORDER BY "#rid", x.book, x.rule, x.kind <> 'reverse', x.correction"""
 

@@ -17,17 +17,16 @@ _TEXT_HERE = {"entry_id": "UUID", "reverses": "UUID", "corrects": "UUID", "id": 
 _BATCH = """batch_seq, source, first_position, last_position, transactions, changes, entries, lines, first_commit_at, last_commit_at,
     applied_at, hash, prev_hash"""
 PAGE_ROWS = 50_000
-_LISTED = ", ".join(f"{field.name} := l.{field.name}" for field in LINE_FIELDS)
+_LINE = ", ".join(f"l.{field.name}" for field in LINE_FIELDS)
 # The lines of live entries are the journal's own: kept a second time they would cost as much again. They lie in it one after the other, and
 # as nothing is ever deleted there, where they are is known; where it can't be, in this transaction, their batch leads to them.
 _LINES_BY_PLACE = f"""WITH g AS {TAKEN_IN}, p AS MATERIALIZED (
-        SELECT CAST(entry_id AS UUID) AS entry_id, line_count, unnest(range(first_line, first_line + line_count)) AS place FROM g)
-    SELECT p.entry_id, list(struct_pack({_LISTED}) ORDER BY l.line_no) AS lines FROM ledger.lines l JOIN p ON l.rowid = p.place
-    WHERE l.entry_id = p.entry_id GROUP BY p.entry_id, p.line_count HAVING count(*) = p.line_count"""
-_LINES_BY_BATCH = f"""WITH g AS {TAKEN_IN}, h AS MATERIALIZED (SELECT CAST(entry_id AS UUID) AS entry_id, batch_seq FROM g)
-    SELECT l.entry_id, list(struct_pack({_LISTED}) ORDER BY l.line_no) AS lines
-    FROM ledger.lines l SEMI JOIN h ON l.batch_seq = h.batch_seq AND l.entry_id = h.entry_id GROUP BY l.entry_id"""
-PAGE_ROWS = 50_000
+        SELECT CAST(entry_id AS UUID) AS entry_id, number, unnest(range(first_line, first_line + line_count)) AS place FROM g)
+    SELECT p.number, {_LINE} FROM ledger.lines l JOIN p ON l.rowid = p.place
+    WHERE l.entry_id = p.entry_id ORDER BY p.number, l.line_no"""
+_LINES_BY_BATCH = f"""WITH g AS {TAKEN_IN}, h AS MATERIALIZED (SELECT CAST(entry_id AS UUID) AS entry_id, number, batch_seq FROM g)
+    SELECT h.number, {_LINE} FROM ledger.lines l JOIN h ON l.batch_seq = h.batch_seq AND l.entry_id = h.entry_id
+    ORDER BY h.number, l.line_no"""
 
 
 def live(session: Session, schema: TableSchema, keys: pa.Table) -> pa.Table:
@@ -41,16 +40,27 @@ def live(session: Session, schema: TableSchema, keys: pa.Table) -> pa.Table:
     found = session.table(f"WITH p AS {TAKEN_IN} SELECT v.* FROM meta.live v SEMI JOIN p ON v.rowid = p.place", given=places)
     asked = pc.is_in(found.column("row_key"), value_set=keys.column("row_key").combine_chunks())
     found = found.filter(pc.and_(asked, pc.equal(found.column("source_table"), schema.name)))
+    return found.select(BEGUN.names).append_column("lines", _lines_of(session, found)).cast(LIVE)
+
+
+def _lines_of(session: Session, found: pa.Table) -> pa.Array:
+    """The lines of each of these rows of meta.live."""
+    found = found.append_column("number", pa.arange(0, found.num_rows))
     lines = session.table(_LINES_BY_PLACE, given=found)
-    elsewhere = found.filter(pc.invert(_among(found, lines)))
-    if elsewhere.num_rows:
-        lines = pa.concat_tables([lines, session.table(_LINES_BY_BATCH, given=elsewhere)])
-    by_entry = pc.index_in(found.column("entry_id"), value_set=lines.column("entry_id").combine_chunks())
-    return found.select(BEGUN.names).append_column("lines", lines.column("lines").take(by_entry)).cast(LIVE)
+    whole = pc.equal(_counts(lines, found), found.column("line_count").combine_chunks())
+    if not pc.all(whole).as_py():
+        here = lines.filter(whole.take(lines.column("number").combine_chunks()))
+        elsewhere = session.table(_LINES_BY_BATCH, given=found.filter(pc.invert(whole)))
+        lines = pa.concat_tables([here, elsewhere]).sort_by([("number", "ascending"), ("line_no", "ascending")])
+    ends = pc.cumulative_sum(_counts(lines, found)).cast(pa.int32())
+    structs = lines.drop(["number"]).to_struct_array().combine_chunks()
+    return pa.ListArray.from_arrays(pa.concat_arrays([pa.array([0], pa.int32()), ends]), structs)
 
 
-def _among(rows: pa.Table, others: pa.Table) -> pa.ChunkedArray:
-    return pc.is_in(rows.column("entry_id"), value_set=others.column("entry_id").combine_chunks())
+def _counts(lines: pa.Table, found: pa.Table) -> pa.Array:
+    """How many lines there are of each row, by its number."""
+    numbers = pa.concat_arrays([*lines.column("number").chunks, *found.column("number").chunks])
+    return pc.subtract(numbers.value_counts().sort().field("counts"), 1)
 
 
 def standing(session: Session, schema: TableSchema) -> Iterator[pa.Table]:

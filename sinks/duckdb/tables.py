@@ -15,7 +15,7 @@ from cdc.errors import StoreError
 from cdc.types import Account
 from sinks.duckdb.session import Session
 
-FORMAT = 3  # of the tables below; raised when a store of an older format has to be changed
+FORMAT = 4  # of the tables below; raised when a store of an older format has to be changed
 
 _HEADER = """voucher_key VARCHAR, voucher_type VARCHAR, doc_date DATE NOT NULL, summary VARCHAR, attachments INTEGER, rule_version INTEGER,
     entry_date DATE NOT NULL, period VARCHAR NOT NULL"""
