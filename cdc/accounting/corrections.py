@@ -119,12 +119,14 @@ WITH standing AS (
         arg_max(entry_id, correction) AS stood_id, max(correction) AS corrections, arg_min(CASE WHEN p.by_delta THEN {_shape("l")} END, correction) AS stood_shape,
         arg_max(doc_date, correction) AS stood_date
     FROM live l LEFT JOIN policy p USING (book) GROUP BY book, rule, row_hash, row_key
+), candidates AS (
+    SELECT w."#rid", w.book, w.rule, w."#key", w."#hash", w.entry_id, w.doc_date, {_content("w")} AS want,
+        CASE WHEN p.by_delta THEN {_shape("w")} END AS shape
+    FROM wanted w LEFT JOIN policy p USING (book) WHERE w.fault IS NULL
 ), chain AS (
-    SELECT w."#rid", w.book, w.rule, w."#key", w.entry_id, w.doc_date, {_content("w")} AS want,
-        CASE WHEN p.by_delta THEN {_shape("w")} END AS shape, l.* EXCLUDE (book, rule, row_hash, row_key)
-    FROM wanted w SEMI JOIN known USING ("#hash", "#key") LEFT JOIN policy p ON p.book = w.book
+    SELECT w.* EXCLUDE ("#hash"), l.* EXCLUDE (book, rule, row_hash, row_key)
+    FROM candidates w SEMI JOIN known USING ("#hash", "#key")
     LEFT JOIN standing l ON l.row_hash = w."#hash" AND l.row_key = w."#key" AND l.book = w.book AND l.rule = w.rule
-    WHERE w.fault IS NULL
 ), befores AS (
     SELECT *, row_number() OVER k = 1 AS first, CASE WHEN first THEN stood ELSE lag(want) OVER k END AS before,
         CASE WHEN first THEN stood_shape ELSE lag(shape) OVER k END AS before_shape,
