@@ -116,7 +116,8 @@ _K = 'WINDOW k AS (PARTITION BY book, rule, "#key" ORDER BY "#rid")'
 TURNS = f"""CREATE OR REPLACE TEMP TABLE turns AS
 WITH standing AS (
     SELECT book, rule, row_hash, row_key, arg_max(coalesce(l.content, {_content("l")}), correction) AS stood,
-        arg_max(entry_id, correction) AS stood_id, max(correction) AS corrections, arg_min(CASE WHEN p.by_delta THEN {_shape("l")} END, correction) AS stood_shape,
+        arg_max(entry_id, correction) AS stood_id, max(correction) AS corrections,
+        arg_min(CASE WHEN p.by_delta THEN {_shape("l")} END, correction) AS stood_shape,
         arg_max(doc_date, correction) AS stood_date
     FROM live l LEFT JOIN policy p USING (book) GROUP BY book, rule, row_hash, row_key
 ), candidates AS (
