@@ -191,7 +191,7 @@ class SourceConfig(Model):
     publication: str | None = Field(None, min_length=1, max_length=63)
     create: bool = True
     server_id: int | None = Field(None, ge=1, le=(1 << 32) - 1)
-    batch_size_max: Size = 16 << 20
+    batch_size_max: Size = 8 << 20
     snapshot_workers: int = Field(2, ge=1, le=16)
     snapshot_chunk: Size = 4 << 20
     options: dict[str, str] = Field(default_factory=dict)

@@ -56,7 +56,7 @@ from cdc.types import (
 )
 
 PAGE_ROWS = 50_000
-PART_ROWS = 20_000  # accounted for at a time, while what comes of those before is written
+PART_ROWS = 10_000  # accounted for at a time, while what comes of those before is written
 _Part = tuple[TableSchema, pa.Table]
 
 

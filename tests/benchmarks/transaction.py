@@ -18,6 +18,7 @@ from tests.servers.own_server import poll
 
 NAME = "transaction"
 GOAL, GOAL_ROWS = Goal(500, most=True), 5_000_000
+MEMORY_LIMIT = "96MB"  # of the store's
 SAMPLE_PAUSE_S = 0.02
 
 
@@ -42,6 +43,7 @@ class Peak(threading.Thread):
 def measure(shop: PostgresShop | MysqlShop, folder: Path, rows: int) -> list[Figure]:
     """Write `rows` rows at once to the streaming daemon, and then have others receive them. Raises Failed."""
     config = shop.config(folder)
+    config.write_text(config.read_text("utf-8").replace("[store]", f'[store]\nmemory_limit = "{MEMORY_LIMIT}"'), "utf-8")
     with shop.log() as log:
         with running(config) as process:
             before, peak = psutil.Process(process.pid).memory_info().rss, Peak(process.pid)
@@ -55,7 +57,7 @@ def measure(shop: PostgresShop | MysqlShop, folder: Path, rows: int) -> list[Fig
             finally:
                 peak.stop()
         received_s = log.received_s(rows)
-    what = f"{rows:,} rows from {shop.title}"
+    what = f"{rows:,} rows from {shop.title}, memory_limit {MEMORY_LIMIT}"
     goal = GOAL if rows >= GOAL_ROWS else None
     return [
         Figure(NAME, f"{what}, memory resident at most", "MB", peak.bytes / 1e6, before / 1e6, "before it", goal),
