@@ -136,7 +136,7 @@ def test_each_fault_names_the_file_and_the_key(fault: str, tmp_path: Path) -> No
 def test_a_good_file_has_its_values_and_defaults(tmp_path: Path) -> None:
     config = loaded(tmp_path, changed("[store]", "[store]\nread_timeout = '90s'\nmemory_limit = '1 GB'"))
     assert (config.store.read_timeout, config.store.memory_limit) == (timedelta(seconds=90), 1 << 30)
-    assert (config.sources["shop"].create, config.sources["shop"].batch_size_max) == (True, 16 << 20)
+    assert (config.sources["shop"].create, config.sources["shop"].batch_size_max) == (True, 8 << 20)
     assert config.publish is None
     assert [rule.name for rule in config.rules] == ["sale"]
 
